@@ -1,0 +1,23 @@
+"""Every figure and table of "Learning Dynamics of LLM Finetuning" as a target file."""
+
+from snakemake.utils import min_version
+
+min_version("9.20")
+
+
+configfile: workflow.source_path("config.yaml")
+
+
+include: "rules/common.smk"
+include: "rules/data.smk"
+include: "rules/models.smk"
+include: "rules/runs.smk"
+include: "rules/theory.smk"
+include: "rules/dynamics.smk"
+include: "rules/figures.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        everything(),

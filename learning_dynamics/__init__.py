@@ -1,0 +1,1 @@
+"""The science of the pipeline: importable, and knows nothing of Snakemake."""

@@ -1,0 +1,172 @@
+"""Changes along a run, per example, with intervals. Every definition is in docs/statistics.md."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from learning_dynamics.errors import InputError
+
+DRAWS = 4000
+Trajectories = Mapping[int, pd.DataFrame]  # by seed, of one run
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its 95% interval, and the means of the single seeds."""
+
+    value: float
+    low: float
+    high: float
+    seeds: tuple[float, ...]
+
+    def side(self) -> int:
+        """+1 or −1 when the interval lies wholly on that side of zero, else 0."""
+        return int(self.low > 0) - int(self.high < 0)
+
+
+def estimate(values: np.ndarray) -> Estimate:
+    """Mean of ``values`` (seeds, examples) with a percentile bootstrap over both.
+
+    Seeds and examples are resampled independently (crossed), 4,000 draws, fixed generator; a
+    single seed is kept as it is, and the interval then covers the choice of examples alone.
+    """
+    seeds, examples = values.shape
+    rng = np.random.default_rng(0)
+    of_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), DRAWS) / seeds
+    of_examples = rng.multinomial(examples, np.full(examples, 1 / examples), DRAWS) / examples
+    draws = ((of_seeds @ values) * of_examples).sum(1)
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return Estimate(float(values.mean()), float(low), float(high), tuple(values.mean(1)))
+
+
+def series(
+    trajectory: pd.DataFrame, column: str, kind: str, split: str = "train"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Steps (evaluations,) and values (evaluations, examples) of one column and response type,
+    examples in the order of their ids.
+
+    Raises:
+        InputError: when the trajectory has no such rows.
+    """
+    rows = trajectory[(trajectory["response_type"] == kind) & (trajectory["split"] == split)]
+    if rows.empty:
+        raise InputError(f"trajectory: no rows of response_type {kind!r} in split {split!r}")
+    table = rows.pivot(index="step", columns="example_id", values=column).sort_index(axis=1)
+    return table.index.to_numpy(), table.to_numpy()
+
+
+def last_step(trajectory: pd.DataFrame) -> int:
+    """The update after which the last probe evaluation was made."""
+    return int(trajectory["step"].max())
+
+
+def change(
+    runs: Trajectories,
+    column: str,
+    kinds: list[str],
+    at: Mapping[int, float] | None = None,
+    split: str = "train",
+) -> np.ndarray:
+    """Change of ``column`` since the run's start, mean over ``kinds``, shape (seeds, examples).
+
+    ``at`` gives per seed the (fractional) update at which to read, default the last one; values
+    between two probe evaluations are interpolated linearly.
+    """
+    out = []
+    for seed, trajectory in runs.items():
+        step = last_step(trajectory) if at is None else at[seed]
+        parts = []
+        for kind in kinds:
+            steps, values = series(trajectory, column, kind, split)
+            parts.append(_interpolate(steps, values, step) - values[0])
+        out.append(np.mean(parts, axis=0))
+    return np.array(out)
+
+
+def margin(trajectory: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and the probe margin at each: the mean change since the start of
+    log π(y⁺) − log π(y⁻) over train probes, nats."""
+    steps, chosen = series(trajectory, "logp", "chosen")
+    _, rejected = series(trajectory, "logp", "rejected")
+    gap = (chosen - rejected).mean(1)
+    return steps, gap - gap[0]
+
+
+def equal_margin(runs: list[Trajectories]) -> list[dict[int, float]]:
+    """Per run and seed the update at which the run first reaches the margin that, for that seed,
+    all of ``runs`` reach: the smallest of their final margins."""
+    common = {seed: min(margin(run[seed])[1][-1] for run in runs) for seed in runs[0]}
+    return [{s: _first_crossing(*margin(run[s]), common[s]) for s in run} for run in runs]
+
+
+def _interpolate(steps: np.ndarray, values: np.ndarray, step: float) -> np.ndarray:
+    after = int(np.clip(np.searchsorted(steps, step), 1, len(steps) - 1))
+    share = (step - steps[after - 1]) / (steps[after] - steps[after - 1])
+    return (1 - share) * values[after - 1] + share * values[after]
+
+
+def _first_crossing(steps: np.ndarray, values: np.ndarray, level: float) -> float:
+    reached = np.flatnonzero(values >= level)
+    if len(reached) == 0 or reached[0] == 0:
+        return float(steps[-1] if len(reached) == 0 else steps[0])
+    after = reached[0]
+    share = (level - values[after - 1]) / (values[after] - values[after - 1])
+    return float(steps[after - 1] + share * (steps[after] - steps[after - 1]))
+
+
+GREEDY_COLUMNS = ["logp_argmax", "logp_greedy0", "logp_top_other"]
+
+
+def changes_table(runs: Mapping[str, Trajectories]) -> pd.DataFrame:
+    """Every run × seed × split × response type: what it changed by, and from what.
+
+    Log-probs are sums over the response, nats, means over examples; ``change`` is from the run's
+    start, ``from_best`` from the run's own best evaluation. ``p_label`` is the mean probability of
+    the response's tokens and ``greedy_share`` the share of positions where the label is greedy, at
+    start and end. Rows with seed "all" average the seeds and carry the crossed interval.
+    """
+    rows = []
+    for run, by_seed in runs.items():
+        any_trajectory = next(iter(by_seed.values()))
+        kinds = any_trajectory[["split", "response_type"]].drop_duplicates()
+        for split, kind in kinds.itertuples(index=False):
+            for seeds in [*([seed] for seed in by_seed), list(by_seed)]:
+                part = {seed: by_seed[seed] for seed in seeds}
+                label = str(seeds[0]) if len(seeds) == 1 else "all"
+                rows.append({"run": run, "seed": label, **_change_row(part, kind, split)})
+            if len(by_seed) == 1:
+                rows.append({**rows[-1], "seed": "all"})
+                rows.pop(-2)
+    return pd.DataFrame(rows)
+
+
+def _change_row(runs: Trajectories, kind: str, split: str) -> dict:
+    whole = estimate(change(runs, "logp", [kind], split=split))
+    first, last, best, p_label, greedy = [], [], [], [], []
+    for trajectory in runs.values():
+        means = series(trajectory, "logp", kind, split)[1].mean(1)
+        first, last, best = [*first, means[0]], [*last, means[-1]], [*best, means.max()]
+        p_label.append(1 - series(trajectory, "energy", kind, split)[1].mean(1)[[0, -1]])
+        greedy.append(series(trajectory, "greedy_match", kind, split)[1].mean(1)[[0, -1]])
+    p_label, greedy = np.mean(p_label, axis=0), np.mean(greedy, axis=0)
+    row = {
+        "split": split,
+        "response_type": kind,
+        "logp_start": np.mean(first),
+        "logp_end": np.mean(last),
+        "change": whole.value,
+        "change_low": whole.low,
+        "change_high": whole.high,
+        "from_best": np.mean(last) - np.mean(best),
+        "p_label_start": p_label[0],
+        "p_label_end": p_label[1],
+        "greedy_share_start": greedy[0],
+        "greedy_share_end": greedy[1],
+    }
+    for column in GREEDY_COLUMNS:
+        greedy_change = estimate(change(runs, column, [kind], split=split))
+        row[f"{column}_change"] = greedy_change.value
+        row[f"{column}_low"], row[f"{column}_high"] = greedy_change.low, greedy_change.high
+    return row

@@ -1,0 +1,63 @@
+"""How bad input reaches the user: one line on stderr, exit code 2, no traceback."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+# Libraries that log their own workings at INFO.
+NOISY = ["httpx", "huggingface_hub", "datasets", "filelock", "fsspec", "matplotlib", "fontTools"]
+
+
+class InputError(ValueError):
+    """Bad input. The message names the file or field, the value found and what was expected."""
+
+
+def fail(message: str) -> None:
+    """Print ``error: <message>`` as one line and exit with code 2."""
+    print("error: " + " ".join(str(message).split()), file=sys.stderr, flush=True)
+    raise SystemExit(2)
+
+
+def run_script(main: Callable[[], int | None]) -> None:
+    """Run a script's ``main``, turning bad input and unusable paths into one clear line.
+
+    Every script takes ``--log FILE``: progress goes there, warnings and errors also to stderr;
+    without it everything goes to stderr.
+    """
+    _start_logging()
+    # Progress bars of the libraries would fill the logs.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    try:
+        code = main() or 0
+    except InputError as error:
+        logging.getLogger("error").info("error: %s", error)
+        fail(str(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        fail(f"{error.filename}: {error.strerror or error}; expected a path to read or write")
+    sys.exit(code)
+
+
+def _start_logging() -> None:
+    console = logging.StreamHandler(sys.stderr)
+    handlers: list[logging.Handler] = [console]
+    if "--log" in sys.argv:
+        at = sys.argv.index("--log")
+        path = Path(sys.argv[at + 1])
+        del sys.argv[at : at + 2]
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handlers.append(logging.FileHandler(path, mode="w", encoding="utf-8"))
+        except OSError as error:
+            fail(f"{path}: {error.strerror}; expected a log file to write")
+        console.setLevel(logging.WARNING)
+    logging.basicConfig(
+        level=logging.INFO, handlers=handlers, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
+    )
+    for noisy in NOISY:
+        logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -1,0 +1,130 @@
+"""Single gradient steps from one model: where the mass of each y⁻ position goes.
+
+On a fixed list of batches of pairs, three steps are taken from the same weights: DPO, DPO with
+coin-flip labels, and SFT on y⁺, all of the same length in parameter space. Before and after, every
+position of the batch's y⁻ is scored, and the weights are restored. The definitions are those of
+docs/statistics.md.
+"""
+
+import numpy as np
+import pandas as pd
+import torch
+
+from learning_dynamics import scoring
+from learning_dynamics.algorithms import losses
+from learning_dynamics.finetune import Rows
+
+KINDS = ["dpo", "coinflip", "sft"]
+PARTS = ["label", "top_other", "rest"]
+COLUMNS = ["kind", "batch", "example_id", "position", "p_label", "p_top_other", "dlogp_label",
+           "dlogp_top_other", "dlogp_rest", "dp_label", "dp_top_other", "dp_rest"]  # fmt: skip
+
+
+def gradient(
+    model: torch.nn.Module, rows: Rows, numbers: list[int], algorithm: str, flips: np.ndarray
+) -> list[torch.Tensor]:
+    """Gradient of the batch loss, with the pairs marked in ``flips`` swapped; β = 0.1.
+
+    At the start of DPO the reference is the model itself, so the margin is 0 whatever the labels.
+    """
+    logp = _batch_logps(model, rows, numbers)
+    swapped = torch.where(torch.as_tensor(flips, device=logp.device)[:, None], logp.flip(1), logp)
+    policy = list(swapped.unbind(1))
+    reference = [p.detach() for p in policy]
+    loss = losses.row_loss(algorithm, policy, reference, {"beta": 0.1}).mean()
+    return list(torch.autograd.grad(loss, list(model.parameters())))
+
+
+def rejected_slope(
+    model: torch.nn.Module, rows: Rows, numbers: list[int], step: list[torch.Tensor]
+) -> float:
+    """First-order change of the batch's mean log π(y⁻) along ``step`` (nats per response)."""
+    rejected = _batch_logps(model, rows, numbers)[:, 1].mean()
+    grads = torch.autograd.grad(rejected, list(model.parameters()))
+    return float(sum((g * s).sum() for g, s in zip(grads, step, strict=True)))
+
+
+@torch.no_grad()
+def rejected_logits(
+    model: torch.nn.Module, rows: Rows, numbers: list[int]
+) -> tuple[torch.Tensor, torch.Tensor, np.ndarray, np.ndarray]:
+    """Log-probs (N, V) at the y⁻ positions of a batch, their labels, row and position numbers."""
+    batch = scoring.pack([rows.trees[i] for i in numbers], model.device)
+    logits = scoring.response_logits(model, batch).double()
+    of_rejected = batch.owner % 2 == 1
+    owner = batch.owner[of_rejected].cpu().numpy() // 2
+    counts = np.bincount(owner)
+    positions = np.concatenate([np.arange(n) for n in counts])
+    return logits[of_rejected].log_softmax(-1), batch.target[of_rejected], owner, positions
+
+
+def move(model: torch.nn.Module, step: list[torch.Tensor], length: float) -> None:
+    """Add ``length`` times ``step`` to the weights, in place."""
+    with torch.no_grad():
+        for parameter, change in zip(model.parameters(), step, strict=True):
+            parameter.add_(change, alpha=length)
+
+
+def measure(
+    model: torch.nn.Module, rows: Rows, names: list[str], batches: int, size: int, seed: int
+) -> pd.DataFrame:
+    """Table of :data:`COLUMNS`, one row per kind × batch × position of y⁻.
+
+    ``top_other`` is the most likely token besides the label *before* the step; ``rest`` is all
+    others together. Changes of log-probs are in nats, changes of mass in probability.
+    """
+    rng = np.random.default_rng([seed, 20])
+    order = rng.permutation(len(rows))[: batches * size].reshape(-1, size).tolist()
+    plain = np.zeros(size, dtype=bool)
+    coins = rng.random((batches, size)) < 0.5
+    lengths = []
+    for numbers in order:
+        step = _unit_descent(gradient(model, rows, numbers, "dpo", plain))
+        lengths.append(1.0 / abs(rejected_slope(model, rows, numbers, step)))
+    length = float(np.median(lengths))
+    start = [p.detach().clone() for p in model.parameters()]
+    tables = []
+    for number, numbers in enumerate(order):
+        before, label, owner, position = rejected_logits(model, rows, numbers)
+        top = before.scatter(-1, label[:, None], -torch.inf).argmax(-1)
+        one = _three_parts(before, label, top)
+        for kind in KINDS:
+            flips = coins[number] if kind == "coinflip" else plain
+            loss = "sft" if kind == "sft" else "dpo"
+            move(model, _unit_descent(gradient(model, rows, numbers, loss, flips)), length)
+            two = _three_parts(rejected_logits(model, rows, numbers)[0], label, top)
+            with torch.no_grad():
+                for parameter, value in zip(model.parameters(), start, strict=True):
+                    parameter.copy_(value)
+            facts = {
+                "kind": kind,
+                "batch": number,
+                "example_id": [names[numbers[i]] for i in owner],
+                "position": position,
+                "p_label": np.exp(one[0]),
+                "p_top_other": np.exp(one[1]),
+            }
+            for part, first, then in zip(PARTS, one, two, strict=True):
+                facts[f"dlogp_{part}"] = then - first
+                facts[f"dp_{part}"] = np.exp(then) - np.exp(first)
+            tables.append(pd.DataFrame(facts))
+    return pd.concat(tables, ignore_index=True)[COLUMNS]
+
+
+def _batch_logps(model: torch.nn.Module, rows: Rows, numbers: list[int]) -> torch.Tensor:
+    """log π of y⁺ and y⁻ of each row, shape (rows, 2), with gradient."""
+    batch = scoring.pack([rows.trees[i] for i in numbers], model.device)
+    values = scoring.label_logp(scoring.response_logits(model, batch), batch.target)
+    return scoring.sum_by_response(values, batch).view(-1, 2)
+
+
+def _three_parts(logp: torch.Tensor, label: torch.Tensor, top: torch.Tensor) -> list[np.ndarray]:
+    """Log-mass of the label, of the best other token, and of all remaining tokens."""
+    rest = logp.scatter(-1, torch.stack([label, top], -1), -torch.inf).logsumexp(-1)
+    parts = [logp.gather(-1, token[:, None])[:, 0] for token in (label, top)]
+    return [part.cpu().numpy() for part in (*parts, rest)]
+
+
+def _unit_descent(grads: list[torch.Tensor]) -> list[torch.Tensor]:
+    norm = torch.sqrt(sum((g * g).sum() for g in grads))
+    return [-g / norm for g in grads]

@@ -1,0 +1,51 @@
+"""Which version of the project made a result, and which of its code a result depends on."""
+
+import ast
+import subprocess
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def commit() -> str:
+    """Short hash of the checkout's commit, with ``+`` when tracked files differ from it;
+    ``unknown`` outside a git checkout."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        name = git("rev-parse", "--short=8", "HEAD")
+        return name + "+" * bool(name and git("status", "--porcelain", "-uno")) or "unknown"
+    except FileNotFoundError:
+        return "unknown"
+
+
+@cache
+def code_of(script: str) -> list[str]:
+    """The script and every module of the package that it imports, directly or not, relative to
+    the project's root: what a result of this script depends on, found by reading the imports."""
+    found: list[str] = []
+    queue = [ROOT / script]
+    while queue:
+        path = queue.pop()
+        name = str(path.relative_to(ROOT))
+        if name in found:
+            continue
+        found.append(name)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                modules = [node.module, *(f"{node.module}.{a.name}" for a in node.names)]
+            else:
+                continue
+            for module in modules:
+                if module.split(".")[0] != "learning_dynamics":
+                    continue
+                stem = ROOT.joinpath(*module.split("."))
+                options = (stem.with_suffix(".py"), stem / "__init__.py")
+                queue += [option for option in options if option.is_file()]
+    return sorted(found)

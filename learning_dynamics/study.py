@@ -1,0 +1,237 @@
+"""A study: the validated config and the graph of runs it describes.
+
+Nothing here imports torch: Snakemake calls it while it plans.
+"""
+
+from pathlib import Path
+
+import yaml
+from jsonschema import Draft202012Validator, validators
+from jsonschema.exceptions import ValidationError, best_match
+
+from learning_dynamics.algorithms import ALGORITHMS
+from learning_dynamics.errors import InputError
+
+ROOT = Path(__file__).resolve().parent.parent
+SCHEMA = ROOT / "schemas" / "config.schema.yaml"
+
+
+def _filling_validator() -> type:
+    """A jsonschema validator class that also writes defaults into the instance."""
+    check_properties = Draft202012Validator.VALIDATORS["properties"]
+
+    def fill(validator, properties, instance, schema):  # noqa: ANN001, ANN202
+        if isinstance(instance, dict):
+            for name, sub in properties.items():
+                if "default" in sub and name not in instance:
+                    default = sub["default"]
+                    instance[name] = dict(default) if isinstance(default, dict) else default
+        yield from check_properties(validator, properties, instance, schema)
+
+    return validators.extend(Draft202012Validator, {"properties": fill})
+
+
+class Study:
+    """A study's config, complete and consistent.
+
+    Args:
+        config: the merged mapping, as Snakemake or :func:`load_config` gives it.
+        files: the config files it was merged from, base first; used to name the one at fault.
+
+    Raises:
+        InputError: naming file, field, value and expectation of the first thing that is wrong.
+    """
+
+    def __init__(self, config: dict, files: list[str] | None = None) -> None:
+        self._files = [str(name) for name in files or ["config"]]
+        self._contents = [_read_yaml(name) for name in self._files if Path(name).is_file()]
+        schema = _read_yaml(SCHEMA)
+        self._check(config, schema, schema, ())
+        for kind, prefix in (("datasets", "dataset"), ("models", "model")):
+            for name, entry in config[kind].items():
+                self._check_kind(config, entry, (kind, name), prefix, schema)
+        self.config = config
+        self.name: str = config["study"]
+        self.seeds: list[int] = config["seeds"]
+        self.datasets: dict[str, dict] = config["datasets"]
+        self.models: dict[str, dict] = config["models"]
+        for entry in self.datasets.values():
+            if entry["source"] == "probing-file" and not any(entry["probes"].values()):
+                entry["probes"] = {**entry["probes"], "path": config["data"]}
+        self.runs = {name: self._resolve(name) for name in config["runs"]}
+        self._check_references()
+
+    # -- the graph of runs -------------------------------------------------------------------
+
+    def parent(self, run: str) -> tuple[str, str | None]:
+        """``(parent, epoch)`` of a run: parent is ``base`` or a run; epoch None means its end."""
+        name, _, epoch = self.runs[run]["init"].partition("@")
+        return name, epoch or None
+
+    def checkpoints(self, run: str) -> list[str]:
+        """The epochs of ``run`` at which some run starts, besides its end, in order."""
+        epochs = {self.parent(r)[1] for r in self.runs if self.parent(r)[0] == run}
+        return sorted(epochs - {None}, key=float)
+
+    def runs_of(self, algorithm: str) -> list[str]:
+        """The runs that use ``algorithm``."""
+        return [name for name, run in self.runs.items() if run["algorithm"] == algorithm]
+
+    def runs_by_kept_epochs(self, algorithm: str) -> dict[tuple[str, ...], list[str]]:
+        """The runs of ``algorithm``, grouped by the epochs at which other runs start from them."""
+        groups: dict[tuple[str, ...], list[str]] = {}
+        for name in self.runs_of(algorithm):
+            groups.setdefault(tuple(self.checkpoints(name)), []).append(name)
+        return groups
+
+    @property
+    def algorithms(self) -> list[str]:
+        """The algorithms in use, in the order of their first run."""
+        return list(dict.fromkeys(run["algorithm"] for run in self.runs.values()))
+
+    def home(self, model: str, seed: int | str) -> str:
+        """Folder of a base model below ``models/``: models of the hub have no seed."""
+        return f"{model}/seed{seed}" if self.models[model]["source"] == "pretrain" else model
+
+    def model_of_home(self, home: str) -> tuple[str, int]:
+        """The model and the seed (0 for models of the hub) of a folder given by :meth:`home`."""
+        model, _, seed = home.partition("/seed")
+        return model, int(seed or 0)
+
+    # -- validation --------------------------------------------------------------------------
+
+    def _resolve(self, name: str) -> dict:
+        spec = {**self.config["run_defaults"], **self.config["runs"][name]}
+        if spec["algorithm"] not in ALGORITHMS:
+            self._fail(
+                ("runs", name, "algorithm"),
+                f"{spec['algorithm']!r}: unknown; expected one of {', '.join(ALGORITHMS)}",
+            )
+        return spec
+
+    def _check_references(self) -> None:
+        known = {"datasets": self.datasets, "models": self.models, "runs": self.runs}
+        for kind, names in self.config["active"].items():
+            for name in names:
+                self._known(("active", kind), name, known[kind])
+        for name, model in self.models.items():
+            if model["source"] == "pretrain":
+                self._known(("models", name, "corpus"), model["corpus"], self.datasets)
+            if (model["max_prompt_length"] or 0) >= model["max_length"]:
+                self._fail(
+                    ("models", name, "max_prompt_length"),
+                    f"{model['max_prompt_length']}: leaves no room for a response; expected less "
+                    f"than max_length = {model['max_length']}",
+                )
+        for name in self.runs:
+            self._check_ancestry(name)
+        for figure, spec in self.config["figures"].items():
+            self._known(("figures", figure, "dataset"), spec["dataset"], self.datasets)
+            self._known(("figures", figure, "model"), spec["model"], self.models)
+            runs = spec["runs"]
+            for run in runs.values() if isinstance(runs, dict) else runs:
+                self._known(("figures", figure, "runs"), run, self.runs)
+
+    def _check_ancestry(self, name: str) -> None:
+        seen, current = [name], name
+        while True:
+            parent, epoch = self.parent(current)
+            field = ("runs", current, "init")
+            if parent == "base":
+                return
+            self._known(field, parent, self.runs, also="base")
+            if epoch is not None and not 0 < float(epoch) <= self.runs[parent]["epochs"]:
+                self._fail(
+                    field,
+                    f"{self.runs[current]['init']!r}: expected an epoch above 0 and at most "
+                    f"{self.runs[parent]['epochs']}, where run {parent!r} ends",
+                )
+            if parent in seen:
+                cycle = " -> ".join([*seen, parent])
+                self._fail(field, f"{parent!r}: cyclic init ({cycle}); expected a chain to base")
+            seen.append(parent)
+            current = parent
+
+    def _known(self, field: tuple, name: str, known: dict, also: str = "") -> None:
+        if name not in known:
+            options = ", ".join([also] * bool(also) + list(known))
+            self._fail(field, f"{name!r}: not defined; expected one of {options}")
+
+    def _check_kind(self, config: dict, entry: object, at: tuple, prefix: str, root: dict) -> None:
+        kinds = [n.removeprefix(prefix + "-") for n in root["$defs"] if n.startswith(prefix + "-")]
+        source = entry.get("source") if isinstance(entry, dict) else entry
+        if source not in kinds:
+            self._fail((*at, "source"), f"{source!r}: expected one of {', '.join(kinds)}")
+        self._check(entry, root["$defs"][f"{prefix}-{source}"], root, at)
+
+    def _check(self, instance: object, schema: dict, root: dict, at: tuple) -> None:
+        validator = _filling_validator()({**schema, "$defs": root["$defs"]})
+        error = best_match(validator.iter_errors(instance))
+        if error is not None:
+            path = (*at, *error.absolute_path)
+            self._fail(path, _explain(error))
+
+    def _fail(self, path: tuple, message: str) -> None:
+        origin = self._files[0]
+        for name, content in zip(self._files, self._contents, strict=False):
+            node = content
+            for key in path:
+                node = node.get(key) if isinstance(node, dict) else None
+            if node is not None:
+                origin = name
+        raise InputError(f"{origin}: {'.'.join(map(str, path)) or 'top level'}: {message}")
+
+
+def load_config(files: list[str | Path]) -> dict:
+    """Merge config files as Snakemake does: mappings deeply, everything else replaced."""
+
+    def merge(base: dict, other: dict) -> dict:
+        out = dict(base)
+        for key, value in other.items():
+            both = isinstance(out.get(key), dict) and isinstance(value, dict)
+            out[key] = merge(out[key], value) if both else value
+        return out
+
+    merged: dict = {}
+    for name in files:
+        merged = merge(merged, _read_yaml(name))
+    return merged
+
+
+def _read_yaml(path: str | Path) -> dict:
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; expected a YAML config") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 at byte {error.start}; expected UTF-8") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: top level is {content!r}; expected a mapping")
+    return content
+
+
+def _explain(error: ValidationError) -> str:
+    value = error.instance
+    if error.validator == "additionalProperties":
+        allowed = error.schema.get("properties", {})
+        unknown = next(key for key in value if key not in allowed)
+        return f"unknown key {unknown!r}; expected one of {', '.join(allowed)}"
+    if error.validator == "required":
+        missing = next(key for key in error.validator_value if key not in value)
+        return f"key {missing!r} is missing"
+    if error.validator == "type":
+        hint = ""
+        if isinstance(value, str) and "number" in error.validator_value:
+            hint = " (YAML reads 5e-7 as text: write 5.0e-7)"
+        return f"{value!r}: expected type {error.validator_value}{hint}"
+    if error.validator == "enum":
+        return f"{value!r}: expected one of {', '.join(map(str, error.validator_value))}"
+    if error.validator == "pattern":
+        return f"{value!r}: expected text that matches {error.validator_value}"
+    limits = {"minimum": "at least", "exclusiveMinimum": "more than", "maximum": "at most",
+              "exclusiveMaximum": "less than", "minItems": "a list of at least"}  # fmt: skip
+    if error.validator in limits:
+        return f"{value!r}: expected {limits[error.validator]} {error.validator_value}"
+    return error.message

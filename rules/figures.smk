@@ -1,0 +1,66 @@
+"""Figures, drawn from tables and trajectories alone: no model is loaded here.
+
+Requires trajectories and tables. Makes figures/<name>.pdf and .png.
+"""
+
+
+rule draw_squeeze:
+    """Where the mass goes: theory, DPO at y⁻ prefixes and along y⁺, one step, extend."""
+    input:
+        trajectories=trajectories("squeeze"),
+        one_step=one_steps(),
+        theory=f"{RESULTS}/theory/squeeze.csv",
+        code=code("draw_squeeze"),
+    output:
+        multiext(f"{RESULTS}/figures/squeeze", ".pdf", ".png"),
+    log:
+        f"{RESULTS}/logs/draw_squeeze.log",
+    localrule: True
+    conda:
+        "../envs/learning-dynamics.yaml"
+    params:
+        script=script("draw_squeeze"),
+        study=figure_study("squeeze"),
+        root=lambda wildcards: RESULTS,
+    shell:
+        "{params.script} --study {params.study:q} --results {params.root:q} --out {output:q}"
+        " --log {log:q}"
+
+
+if "dose" in FIGURE_NAMES:
+
+    rule draw_dose:
+        """The squeezing statistics of DPO over learning rate × updates."""
+        input:
+            table=f"{RESULTS}/tables/dose.csv",
+            code=code("draw_dose"),
+        output:
+            multiext(f"{RESULTS}/figures/dose", ".pdf", ".png"),
+        log:
+            f"{RESULTS}/logs/draw_dose.log",
+        localrule: True
+        conda:
+            "../envs/learning-dynamics.yaml"
+        params:
+            script=script("draw_dose"),
+            study=figure_study("dose"),
+        shell:
+            "{params.script} --study {params.study:q} --table {input.table:q} --out {output:q}"
+            " --log {log:q}"
+
+
+rule publish_figure:
+    """The configured study's figure under the name that people type."""
+    input:
+        f"{RESULTS}/figures/{{figure}}.{{ext}}",
+    output:
+        "figures/{figure}.{ext}",
+    log:
+        f"{RESULTS}/logs/publish_figure/{{figure}}.{{ext}}.log",
+    wildcard_constraints:
+        ext="pdf|png",
+    localrule: True
+    conda:
+        "../envs/learning-dynamics.yaml"
+    shell:
+        "cp {input:q} {output:q} 2> {log:q}"

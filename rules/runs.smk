@@ -1,0 +1,102 @@
+"""The runs: reference log-probs, and the finetuning rule, written once and instantiated per
+algorithm (finetune_sft, finetune_dpo, ...).
+
+Requires pairs, probe sets and base models. Makes runs/<dataset>/<model>/<run>/seed<k>/.
+"""
+
+
+rule score_reference:
+    """Log-probs of the training pairs under a model that preference runs start from."""
+    input:
+        model=scored_model,
+        pairs=f"{RESULTS}/data/{{dataset}}/pairs.parquet",
+        code=code("score_reference"),
+    output:
+        f"{RUN}/reference{{at}}.parquet",
+    log:
+        f"{RESULTS}/logs/score_reference/{{dataset}}/{{model}}/{{run}}{{at}}/seed{{seed}}.log",
+    wildcard_constraints:
+        at=r"(-epoch[0-9.]+)?",
+    conda:
+        "../envs/learning-dynamics.yaml"
+    threads: STUDY.config["compute"]["threads"]
+    resources:
+        gpu=GPUS,
+        mem_mb=memory_mb,
+    params:
+        script=script("score_reference"),
+        model_spec=lambda wildcards: json.dumps(STUDY.models[wildcards.model]),
+        compute=COMPUTE,
+    shell:
+        "{params.script} --model {input.model:q} --model-spec {params.model_spec:q}"
+        " --compute {params.compute:q} --pairs {input.pairs:q} --out {output:q} --log {log:q}"
+
+
+use rule score_reference as score_reference_of_base with:
+    input:
+        model=f"{HOME}/model",
+        pairs=f"{RESULTS}/data/{{dataset}}/pairs.parquet",
+        code=code("score_reference"),
+    output:
+        f"{HOME}/reference-{{dataset}}.parquet",
+    log:
+        f"{RESULTS}/logs/score_reference/{{home}}/{{dataset}}.log",
+    resources:
+        gpu=GPUS,
+        mem_mb=memory_mb,
+    params:
+        script=script("score_reference"),
+        model_spec=lambda wildcards: json.dumps(
+            STUDY.models[STUDY.model_of_home(wildcards.home)[0]]
+        ),
+        compute=COMPUTE,
+
+
+for algorithm in STUDY.algorithms:
+    # Runs whose model other runs pick up before its end are a separate instance: their kept
+    # models are outputs, and a rule's outputs are fixed.
+    for keeps, names in STUDY.runs_by_kept_epochs(algorithm).items():
+
+        rule:
+            name:
+                f"finetune_{algorithm}" + "".join(f"_{epoch}" for epoch in keeps)
+            input:
+                init=init_model,
+                reference=reference_of,
+                pairs=f"{RESULTS}/data/{{dataset}}/pairs.parquet",
+                probes=probe_tables,
+                code=code("finetune"),
+            output:
+                trajectory=f"{RUN}/trajectory.parquet",
+                training=f"{RUN}/training.parquet",
+                facts=f"{RUN}/run.json",
+                model=directory(f"{RUN}/model"),
+                kept=[directory(f"{RUN}/checkpoints/epoch{epoch}") for epoch in keeps],
+            log:
+                f"{RESULTS}/logs/finetune/{{dataset}}/{{model}}/{{run}}/seed{{seed}}.log",
+            benchmark:
+                f"{RESULTS}/benchmarks/finetune/{{dataset}}/{{model}}/{{run}}/seed{{seed}}.tsv"
+            wildcard_constraints:
+                run="|".join(names),
+            conda:
+                "../envs/learning-dynamics.yaml"
+            threads: STUDY.config["compute"]["threads"]
+            resources:
+                gpu=GPUS,
+                mem_mb=memory_mb,
+                runtime=minutes,
+            params:
+                script=script("finetune"),
+                spec=lambda wildcards: json.dumps(STUDY.runs[wildcards.run]),
+                model_spec=lambda wildcards: json.dumps(STUDY.models[wildcards.model]),
+                compute=COMPUTE,
+                reference=lambda wildcards, input: (
+                    ["--reference", input.reference] if input.reference else []
+                ),
+                keep=["--keep-epochs", *keeps] if keeps else [],
+                folder=subpath(output.trajectory, parent=True),
+            shell:
+                "{params.script} --spec {params.spec:q} --model-spec {params.model_spec:q}"
+                " --compute {params.compute:q} --seed {wildcards.seed} --init {input.init:q}"
+                " --pairs {input.pairs:q} --probes {input.probes:q} {params.reference:q}"
+                " {params.keep:q} --out {params.folder:q} --log {log:q}"

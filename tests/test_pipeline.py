@@ -1,0 +1,197 @@
+"""The real pipeline: the CI study through real Snakemake, to every output, killed and resumed."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+STUDY = ROOT / "studies" / "ci.yaml"
+RUNS = Path("results/ci/runs/toyworld/toy-neox")
+pytestmark = pytest.mark.pipeline
+
+
+def command(folder: Path, *words: str, config: list[Path] = [STUDY]) -> list[str]:  # noqa: B006
+    """A Snakemake command line on the CI study in ``folder``."""
+    base = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "-d", str(folder)]
+    return [*base, "--configfile", *map(str, config), "--cores", "2", *words]
+
+
+def environment() -> dict[str, str]:
+    """Jobs call ``python``: the one that runs the tests."""
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+
+def snakemake(folder: Path, *words: str, config: list[Path] = [STUDY]) -> str:  # noqa: B006
+    """Run it; its output. Fails with that output when Snakemake does."""
+    done = subprocess.run(
+        command(folder, *words, config=config), capture_output=True, text=True, env=environment()
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def rules_of(output: str) -> set[str]:
+    """The rules that a dry run would execute, from its table of job statistics."""
+    lines = output.split("Job stats:")[-1].splitlines()
+    pairs = [line.split() for line in lines]
+    return {words[0] for words in pairs if len(words) == 2 and words[1].isdigit()} - {"total"}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """The CI study, built from nothing to every output."""
+    folder = tmp_path_factory.mktemp("study")
+    snakemake(folder)
+    return folder
+
+
+def test_every_output_is_there_and_whole(finished):
+    """Figures, tables, and trajectories with every type, before the first update and after the
+    last, without a missing value."""
+    for name in ("figures/squeeze", "figures/dose"):
+        assert (finished / f"{name}.pdf").read_bytes()[:5] == b"%PDF-"
+        assert (finished / f"{name}.png").stat().st_size > 10_000
+    paths = sorted((finished / RUNS).glob("*/seed*/trajectory.parquet"))
+    assert len(paths) == 2 * 10
+    for path in paths:
+        table = pd.read_parquet(path)
+        facts = json.loads((path.parent / "run.json").read_text())
+        assert table["response_type"].nunique() == 13
+        assert {0, facts["updates"]} <= set(table["step"])
+        assert not table.isna().any().any()
+        assert not (path.parent / ".resume").exists()
+    effects = pd.read_csv(finished / "tables/effects.csv")
+    assert set(effects["verdict"]) <= {"supported", "contradicted", "undecided"}
+
+
+def test_a_run_starts_where_its_parent_ended(finished):
+    """The start of dpo scores as the end of sft, and its first loss is log 2."""
+    for seed in (0, 1):
+        keys = ["split", "example_id", "response_type"]
+        end = pd.read_parquet(finished / RUNS / f"sft/seed{seed}/trajectory.parquet")
+        end = end[end["step"] == end["step"].max()].set_index(keys)["logp"]
+        start = pd.read_parquet(finished / RUNS / f"dpo/seed{seed}/trajectory.parquet")
+        start = start[start["step"] == 0].set_index(keys)["logp"]
+        pd.testing.assert_series_equal(start, end)
+        training = pd.read_parquet(finished / RUNS / f"dpo/seed{seed}/training.parquet")
+        assert training["loss"].iloc[0] == pytest.approx(0.693147, abs=1e-5)
+
+
+def test_second_run_and_touched_sources_do_nothing(finished):
+    """Nothing to be done, even when every source file has a new modification time."""
+    assert "Nothing to be done" in snakemake(finished)
+    for path in [*ROOT.glob("learning_dynamics/**/*.py"), *ROOT.glob("workflow_scripts/*.py")]:
+        path.touch()
+    assert "Nothing to be done" in snakemake(finished)
+
+
+def test_a_changed_beta_reruns_only_dpo_and_what_follows(finished, tmp_path):
+    """No SFT, no pretraining, no reference."""
+    overlay = tmp_path / "beta.yaml"
+    overlay.write_text(yaml.safe_dump({"runs": {"dpo": {"beta": 0.3}}}))
+    output = snakemake(finished, "-n", config=[STUDY, overlay])
+    assert rules_of(output) == {
+        "all", "finetune_dpo", "make_changes", "make_effects", "draw_squeeze", "publish_figure",
+        "publish_table",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_run_ends_with_the_same_trajectory(finished, tmp_path, kill):
+    """Killed after a checkpoint and run again: bit for bit the numbers of an unbroken run."""
+    overlay = tmp_path / "long.yaml"
+    overlay.write_text(yaml.safe_dump({"runs": {"dpo": {"epochs": 40, "probe_every": 30}}}))
+    folder = tmp_path / "study"
+    shutil.copytree(finished, folder, symlinks=True)
+    target = RUNS / "dpo/seed0/trajectory.parquet"
+    whole = [str(target), "--allowed-rules", "finetune_dpo"]
+    snakemake(folder, *whole, config=[STUDY, overlay])
+    unbroken = (folder / target).read_bytes()
+    training = pd.read_parquet(folder / target.parent / "training.parquet")
+    assert training["step"].iloc[-1] == 240
+
+    broken = subprocess.Popen(
+        command(folder, *whole, "--forcerun", "finetune_dpo", config=[STUDY, overlay]),
+        env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    resume = folder / target.parent / ".resume"
+    while not list(resume.glob("update-*/state.json")):
+        assert time.monotonic() < deadline and broken.poll() is None
+        time.sleep(0.02)
+    os.killpg(broken.pid, kill)
+    broken.wait()
+    time.sleep(1)  # the orphaned job, if any, has the signal too
+    assert not (folder / target).exists()
+    assert list(resume.glob("update-*"))
+
+    subprocess.run(command(folder, "--unlock"), env=environment(), capture_output=True)
+    snakemake(folder, *whole, "--rerun-incomplete", config=[STUDY, overlay])
+    facts = json.loads((folder / target.parent / "run.json").read_text())
+    assert facts["attempts"] == 2
+    assert (folder / target).read_bytes() == unbroken
+    resumed = pd.read_parquet(folder / target.parent / "training.parquet")
+    clock = "rows_per_s"
+    pd.testing.assert_frame_equal(resumed.drop(columns=clock), training.drop(columns=clock))
+
+
+def test_dry_runs_as_typed():
+    """The default and the paper's study plan; the latter holds nothing of the toy study."""
+
+    def plan(*words: str) -> str:
+        typed = [sys.executable, "-m", "snakemake", *words, "--dry-run", "--nolock"]
+        done = subprocess.run(typed, cwd=ROOT, capture_output=True, text=True, env=environment())
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    plan()
+    paper = plan("figures/squeeze.pdf", "--profile", "slurm")
+    chain = {"fetch_probing_file", "fetch_model", "build_pairs", "build_probes", "finetune_sft",
+             "score_reference", "finetune_dpo", "measure_one_step", "draw_squeeze"}  # fmt: skip
+    assert chain <= rules_of(paper)
+    assert "toy" not in paper
+    plan("figures/dose.pdf", "--profile", "local")
+
+
+def test_linters_are_clean():
+    """ruff, snakefmt and snakemake --lint."""
+    tools = Path(sys.executable).parent
+    for words in (
+        [tools / "ruff", "check", "."],
+        [tools / "ruff", "format", "--check", "."],
+        [tools / "snakefmt", "--check", "Snakefile", "rules"],
+        [sys.executable, "-m", "snakemake", "--lint"],
+    ):
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=environment())
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_environment_file_has_the_pins_of_pyproject():
+    """One place for versions: the conda environment repeats pyproject.toml's pins exactly."""
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    conda = yaml.safe_load((ROOT / "envs/learning-dynamics.yaml").read_text())
+    pip = next(item["pip"] for item in conda["dependencies"] if isinstance(item, dict))
+    assert pip == project["dependencies"]
+
+
+def test_profiles_name_only_rules_that_exist():
+    """Snakemake accepts unknown rule names under set-resources in silence."""
+    typed = [sys.executable, "-m", "snakemake", "--list-rules", "--nolock"]
+    done = subprocess.run(typed, cwd=ROOT, capture_output=True, text=True, env=environment())
+    for path in (ROOT / "slurm/profile.yaml", ROOT / "local/profile.yaml"):
+        profile = yaml.safe_load(path.read_text())
+        for key in ("set-resources", "set-threads"):
+            for name in profile.get(key, {}):
+                assert name in done.stdout.split()

@@ -1,0 +1,87 @@
+"""Finetune one run and score the probe set along it. Killed, it goes on where it stopped."""
+
+import argparse
+import json
+import platform
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from learning_dynamics import models, trajectory
+from learning_dynamics.errors import run_script
+from learning_dynamics.files import atomic, read_table, write_json, write_table
+from learning_dynamics.finetune import finetune, training_rows
+from learning_dynamics.pairs import PAIR_COLUMNS
+from learning_dynamics.probe import PROBE_COLUMNS
+from learning_dynamics.provenance import ROOT, code_of, commit
+from learning_dynamics.resume import Checkpoints, fingerprint
+from learning_dynamics.tokens import Codec
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--spec", type=json.loads, required=True, help="the run, as JSON")
+    parser.add_argument("--model-spec", type=json.loads, required=True, help="the model, as JSON")
+    parser.add_argument("--compute", type=json.loads, required=True, help="section compute, JSON")
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--init", required=True, help="model folder to start from")
+    parser.add_argument("--pairs", required=True, help="pairs.parquet")
+    parser.add_argument("--probes", required=True, nargs="+", help="probe tables")
+    parser.add_argument("--reference", help="reference.parquet, for preference losses")
+    parser.add_argument("--keep-epochs", nargs="*", default=[], help="epochs to keep a model of")
+    parser.add_argument("--out", required=True, type=Path, help="output: the run's folder")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    started = time.time()
+    device = models.device_of(args.compute)
+    model, tokenizer = models.load(args.init, device)
+    codec = Codec(tokenizer, args.model_spec["max_length"], args.model_spec["max_prompt_length"])
+    pairs = read_table(args.pairs, PAIR_COLUMNS)
+    reference = None
+    if args.reference:
+        reference = read_table(args.reference, ["example_id", "chosen", "rejected"])
+    rows = training_rows(pairs, codec, args.spec, args.seed, reference)
+    probes = pd.concat([read_table(p, PROBE_COLUMNS) for p in args.probes], ignore_index=True)
+    settings = {"spec": args.spec, "seed": args.seed, "compute": args.compute,
+                "model": args.model_spec, "epochs": args.keep_epochs}  # fmt: skip
+    code = [ROOT / name for name in code_of("workflow_scripts/finetune.py")]
+    inputs = [args.init, args.pairs, *args.probes, *filter(None, [args.reference])]
+    checkpoints = Checkpoints(args.out / ".resume", fingerprint(settings, [*inputs, *code]))
+    tables, counters = finetune(
+        model, tokenizer, rows, trajectory.probe_trees(probes, codec), args.spec, args.seed,
+        args.compute, checkpoints, args.keep_epochs,
+    )  # fmt: skip
+    with atomic(args.out / "model") as temporary:
+        models.save(model, tokenizer, temporary)
+    for epoch in args.keep_epochs:
+        target = args.out / "checkpoints" / f"epoch{epoch}"
+        target.parent.mkdir(exist_ok=True)
+        (checkpoints.folder / f"epoch{epoch}").replace(target)
+    write_table(args.out / "training.parquet", tables["training"])
+    write_json(
+        args.out / "run.json",
+        {
+            **settings,
+            **counters,
+            "cut_prompts": codec.cut_prompts,
+            "cut_responses": codec.cut_responses,
+            "commit": commit(),
+            "versions": {name: version(name) for name in ("torch", "transformers", "numpy")},
+            "hardware": torch.cuda.get_device_name(device)
+            if device.type == "cuda"
+            else platform.processor() or platform.machine(),
+            "wall_seconds_of_last_attempt": time.time() - started,
+        },
+    )
+    write_table(args.out / "trajectory.parquet", tables["trajectory"], trajectory.SCHEMA)
+    checkpoints.remove()
+
+
+if __name__ == "__main__":
+    run_script(main)
