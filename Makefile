@@ -15,8 +15,11 @@ BIN := .venv/bin
 TORCH_PIN := $(shell sed -n 's/^ *"\(torch==[0-9.]*\)",/\1/p' pyproject.toml)
 CONFIG := $(if $(filter-out toy,$(STUDY)),--configfile studies/$(STUDY).yaml) \
           $(if $(DATA),--config data=$(DATA))
-SNAKEMAKE = export PATH="$(CURDIR)/$(BIN):$$PATH"; snakemake --cores $(CORES) --rerun-incomplete \
-            --show-failed-logs --quiet progress $(1) $(CONFIG)
+FILES := config.yaml $(if $(filter-out toy,$(STUDY)),studies/$(STUDY).yaml)
+SNAKEMAKE = export PATH="$(CURDIR)/$(BIN):$$PATH"; set -e; \
+            python -m learning_dynamics.study $(FILES); \
+            snakemake $(1) $(CONFIG) --cores $(CORES) --rerun-incomplete --show-failed-logs \
+            --quiet rules host
 TIMED = TIMEFORMAT='wall %R s; CPU %U s user + %S s system'; time
 
 .PHONY: all tables test lint unlock clean FORCE

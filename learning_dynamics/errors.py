@@ -34,13 +34,15 @@ def run_script(main: Callable[[], int | None]) -> None:
     try:
         code = main() or 0
     except InputError as error:
-        logging.getLogger("error").info("error: %s", error)
-        fail(str(error))
+        message = str(error)
     except OSError as error:
         if error.filename is None:
             raise
-        fail(f"{error.filename}: {error.strerror or error}; expected a path to read or write")
-    sys.exit(code)
+        message = f"{error.filename}: {error.strerror or error}; expected a path to read or write"
+    else:
+        sys.exit(code)
+    logging.getLogger("error").info("error: %s", message)
+    fail(message)
 
 
 def _start_logging() -> None:

@@ -19,7 +19,10 @@ def atomic(path: str | Path) -> Iterator[Path]:
     """Yield a temporary sibling of ``path`` (a file or a folder to be made) that replaces it on
     success; on any error nothing is left behind."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(f"{error.filename}: not a folder; expected one for {path.name}") from None
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
         yield temporary

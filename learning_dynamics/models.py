@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from transformers import (
@@ -59,15 +60,24 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> tuple:
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder}: no config.json; expected a model folder (from_pretrained)")
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise InputError(
             f"{folder}: not a loadable model ({str(error).splitlines()[0]}); expected safetensors, "
             "config.json and a tokenizer"
         ) from None
+    if report["missing_keys"]:
+        raise InputError(
+            f"{folder}: the weights {min(report['missing_keys'])!r} and perhaps others are missing;"
+            " expected every weight of the model (transformers would invent them)"
+        )
     if tokenizer.eos_token_id is None:
         raise InputError(f"{folder}: the tokenizer has no end-of-text token; expected one")
     return model.to(device).eval(), tokenizer

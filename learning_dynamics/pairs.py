@@ -90,8 +90,12 @@ def from_hub(spec: dict) -> tuple[pd.DataFrame, list[str]]:
     HH: the prompt is everything up to and including the last ``\\n\\nAssistant:`` of the chosen
     text. UltraFeedback: a "Human:" line with the prompt, then "Assistant:"; the response is the
     second message. Paper section 3.1 of our notes; no length filter is applied.
+
+    Raises:
+        InputError: when the data set cannot be loaded, is too short, or has another format.
     """
     from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
 
     cut = {"hh": _split_hh, "ultrafeedback": _split_ultrafeedback}[spec["format"]]
     table = []
@@ -99,16 +103,26 @@ def from_hub(spec: dict) -> tuple[pd.DataFrame, list[str]]:
         wanted = spec[f"{split}_rows"]
         if not wanted:
             continue
-        data = load_dataset(
-            spec["hub"],
-            data_dir=spec["data_dir"],
-            revision=spec["revision"],
-            split=spec[f"{split}_split"],
-        )
+        name = spec[f"{split}_split"]
+        try:
+            data = load_dataset(
+                spec["hub"], data_dir=spec["data_dir"], revision=spec["revision"], split=name
+            )
+        except (OSError, ValueError, DatasetsError) as error:
+            raise InputError(
+                f"data set {spec['hub']} at revision {spec['revision']}: split {name} cannot be "
+                f"loaded ({str(error).splitlines()[0]}); expected a reachable hub or a filled cache"
+            ) from None
         if len(data) < wanted:
             raise InputError(f"{spec['hub']}: {split} has {len(data)} rows; expected {wanted}")
         for number, row in enumerate(data.select(range(wanted))):
-            prompt, chosen, rejected = cut(row)
+            try:
+                prompt, chosen, rejected = cut(row)
+            except (KeyError, IndexError, TypeError, ValueError):
+                raise InputError(
+                    f"{spec['hub']}: {split} row {number} is {str(row)[:80]!r}...; expected the "
+                    f"format {spec['format']!r}"
+                ) from None
             table.append((split, f"{split}-{number:05d}", prompt, chosen, rejected))
     return pd.DataFrame(table, columns=PAIR_COLUMNS), []
 
@@ -129,7 +143,7 @@ def read_probing_file(path: str | Path) -> list[dict[str, str]]:
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 at byte {error.start}; expected UTF-8 text") from None
     rows: list[dict[str, str]] = []
-    seen: dict[str, int] = {}
+    seen: dict[str | tuple[str, ...], int] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -148,13 +162,16 @@ def read_probing_file(path: str | Path) -> list[dict[str, str]]:
         for name, value in row.items():
             if not isinstance(value, str):
                 raise InputError(f"{place}: field {name!r} is {value!r}; expected text")
+            if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
+                raise InputError(f"{place}: field {name!r} has a lone surrogate; expected text")
         if not row["prompt"].strip():
             raise InputError(f"{place}: field 'prompt' is empty; expected text to respond to")
-        for key in (row["example_id"], row["prompt"] + row["chosen"] + row["rejected"]):
+        texts = (row["prompt"], row["chosen"], row["rejected"])
+        for what, key in ((f"example_id {row['example_id']!r}", row["example_id"]),
+                          ("prompt, chosen and rejected", texts)):  # fmt: skip
             if key in seen:
                 raise InputError(
-                    f"{place}: field 'example_id' = {row['example_id']!r} repeats line {seen[key]};"
-                    " expected distinct rows"
+                    f"{place}: {what} repeats line {seen[key]}; expected distinct rows"
                 )
             seen[key] = number
         rows.append(row)

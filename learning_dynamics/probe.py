@@ -54,7 +54,7 @@ def build(
 
     Raises:
         InputError: when there are fewer pairs than probes, no test row is left for irr_test, or a
-            probed pair is not in the probing file.
+            probed pair is not in the probing file, or no such file is given where one is needed.
     """
     train, test = (pairs[pairs["split"] == s].reset_index(drop=True) for s in ("train", "test"))
     for split, table in (("train", train), ("test", test)):
@@ -63,6 +63,10 @@ def build(
                 f"probe.{split} = {probe[split]}: the data set has {len(table)} {split} pairs; "
                 "expected no more probes than pairs"
             )
+    if spec["source"] != "toyworld" and not probing_file:
+        raise InputError(
+            "datasets: no probing file given; expected one (probes.path or probes.url)"
+        )
     probed = pd.concat([train[: probe["train"]], test[: probe["test"]]], ignore_index=True)
     if spec["source"] == "toyworld":
         unprobed = test[probe["test"] :]

@@ -1,6 +1,7 @@
 """Which version of the project made a result, and which of its code a result depends on."""
 
 import ast
+import hashlib
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -49,3 +50,12 @@ def code_of(script: str) -> list[str]:
                 options = (stem.with_suffix(".py"), stem / "__init__.py")
                 queue += [option for option in options if option.is_file()]
     return sorted(found)
+
+
+@cache
+def digest_of(script: str) -> str:
+    """SHA-256 over the names and contents of :func:`code_of` a script."""
+    digest = hashlib.sha256()
+    for name in code_of(script):
+        digest.update(name.encode() + b"\0" + (ROOT / name).read_bytes())
+    return digest.hexdigest()

@@ -1,8 +1,11 @@
 """A study: the validated config and the graph of runs it describes.
 
-Nothing here imports torch: Snakemake calls it while it plans.
+Nothing here imports torch: Snakemake calls it while it plans. Config files alone are checked by
+``python -m learning_dynamics.study config.yaml studies/<name>.yaml``.
 """
 
+import math
+import sys
 from pathlib import Path
 
 import yaml
@@ -10,14 +13,15 @@ from jsonschema import Draft202012Validator, validators
 from jsonschema.exceptions import ValidationError, best_match
 
 from learning_dynamics.algorithms import ALGORITHMS
-from learning_dynamics.errors import InputError
+from learning_dynamics.errors import InputError, run_script
 
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMA = ROOT / "schemas" / "config.schema.yaml"
 
 
 def _filling_validator() -> type:
-    """A jsonschema validator class that also writes defaults into the instance."""
+    """A jsonschema validator class that also writes defaults into the instance. An integer must be
+    written as one (2.0 is none) and a number must be finite."""
     check_properties = Draft202012Validator.VALIDATORS["properties"]
 
     def fill(validator, properties, instance, schema):  # noqa: ANN001, ANN202
@@ -28,7 +32,14 @@ def _filling_validator() -> type:
                     instance[name] = dict(default) if isinstance(default, dict) else default
         yield from check_properties(validator, properties, instance, schema)
 
-    return validators.extend(Draft202012Validator, {"properties": fill})
+    def integer(checker, value):  # noqa: ANN001, ANN202
+        return isinstance(value, int) and not isinstance(value, bool)
+
+    def number(checker, value):  # noqa: ANN001, ANN202
+        return integer(checker, value) or (isinstance(value, float) and math.isfinite(value))
+
+    types = Draft202012Validator.TYPE_CHECKER.redefine_many({"integer": integer, "number": number})
+    return validators.extend(Draft202012Validator, {"properties": fill}, type_checker=types)
 
 
 class Study:
@@ -44,7 +55,10 @@ class Study:
 
     def __init__(self, config: dict, files: list[str] | None = None) -> None:
         self._files = [str(name) for name in files or ["config"]]
-        self._contents = [_read_yaml(name) for name in self._files if Path(name).is_file()]
+        self._contents = [_read_yaml(n) if Path(n).is_file() else {} for n in self._files]
+        if files:
+            self._files.append("command line")  # what no file says comes from --config
+            self._contents.append(_beyond(config, _merged(self._contents)))
         schema = _read_yaml(SCHEMA)
         self._check(config, schema, schema, ())
         for kind, prefix in (("datasets", "dataset"), ("models", "model")):
@@ -102,6 +116,8 @@ class Study:
 
     def _resolve(self, name: str) -> dict:
         spec = {**self.config["run_defaults"], **self.config["runs"][name]}
+        if name == "base":
+            self._fail(("runs", name), "the name of the base model; expected another name")
         if spec["algorithm"] not in ALGORITHMS:
             self._fail(
                 ("runs", name, "algorithm"),
@@ -147,8 +163,13 @@ class Study:
                     f"{self.runs[parent]['epochs']}, where run {parent!r} ends",
                 )
             if parent in seen:
-                cycle = " -> ".join([*seen, parent])
-                self._fail(field, f"{parent!r}: cyclic init ({cycle}); expected a chain to base")
+                cycle = seen[seen.index(parent) :]
+                last = max(cycle, key=lambda run: self._origin(("runs", run, "init")))
+                self._fail(
+                    ("runs", last, "init"),
+                    f"{self.runs[last]['init']!r}: cyclic init ({' -> '.join([*cycle, parent])}); "
+                    "expected a chain to base",
+                )
             seen.append(parent)
             current = parent
 
@@ -169,33 +190,57 @@ class Study:
         error = best_match(validator.iter_errors(instance))
         if error is not None:
             path = (*at, *error.absolute_path)
+            if error.validator == "additionalProperties":
+                path = (*path, _unknown_key(error))
             self._fail(path, _explain(error))
 
+    def _origin(self, path: tuple) -> int:
+        """Number of the last file that sets the field at ``path``, or the closest one above it."""
+        for length in range(len(path), 0, -1):
+            found = [n for n, file in enumerate(self._contents) if _sets(file, path[:length])]
+            if found:
+                return found[-1]
+        return 0
+
     def _fail(self, path: tuple, message: str) -> None:
-        origin = self._files[0]
-        for name, content in zip(self._files, self._contents, strict=False):
-            node = content
-            for key in path:
-                node = node.get(key) if isinstance(node, dict) else None
-            if node is not None:
-                origin = name
+        origin = self._files[self._origin(path)]
         raise InputError(f"{origin}: {'.'.join(map(str, path)) or 'top level'}: {message}")
 
 
 def load_config(files: list[str | Path]) -> dict:
     """Merge config files as Snakemake does: mappings deeply, everything else replaced."""
+    return _merged([_read_yaml(name) for name in files])
 
-    def merge(base: dict, other: dict) -> dict:
-        out = dict(base)
-        for key, value in other.items():
-            both = isinstance(out.get(key), dict) and isinstance(value, dict)
-            out[key] = merge(out[key], value) if both else value
-        return out
 
+def _merged(contents: list[dict]) -> dict:
     merged: dict = {}
-    for name in files:
-        merged = merge(merged, _read_yaml(name))
+    for content in contents:
+        for key, value in content.items():
+            both = isinstance(merged.get(key), dict) and isinstance(value, dict)
+            merged[key] = _merged([merged[key], value]) if both else value
     return merged
+
+
+def _sets(node: object, path: tuple) -> bool:
+    for key in path:
+        if isinstance(node, list):  # lists are replaced as a whole
+            return True
+        if not isinstance(node, dict) or key not in node:
+            return False
+        node = node[key]
+    return True
+
+
+def _beyond(config: dict, known: dict) -> dict:
+    """The part of ``config`` that differs from ``known``."""
+    return {
+        key: _beyond(value, known[key])
+        if isinstance(value, dict) and isinstance(known.get(key), dict)
+        else value
+        for key, value in config.items()
+        # the text is compared too, because NaN differs from itself
+        if key not in known or (value != known[key] and str(value) != str(known[key]))
+    }
 
 
 def _read_yaml(path: str | Path) -> dict:
@@ -212,20 +257,24 @@ def _read_yaml(path: str | Path) -> dict:
     return content
 
 
+def _unknown_key(error: ValidationError) -> str:
+    return next(key for key in error.instance if key not in error.schema.get("properties", {}))
+
+
 def _explain(error: ValidationError) -> str:
     value = error.instance
     if error.validator == "additionalProperties":
-        allowed = error.schema.get("properties", {})
-        unknown = next(key for key in value if key not in allowed)
-        return f"unknown key {unknown!r}; expected one of {', '.join(allowed)}"
+        return f"unknown key; expected one of {', '.join(error.schema.get('properties', {}))}"
     if error.validator == "required":
         missing = next(key for key in error.validator_value if key not in value)
-        return f"key {missing!r} is missing"
+        return f"key {missing!r} is missing; expected {', '.join(error.validator_value)}"
     if error.validator == "type":
         hint = ""
         if isinstance(value, str) and "number" in error.validator_value:
             hint = " (YAML reads 5e-7 as text: write 5.0e-7)"
-        return f"{value!r}: expected type {error.validator_value}{hint}"
+        wanted = error.validator_value
+        name = wanted if isinstance(wanted, str) else " or ".join(wanted)
+        return f"{value!r}: expected type {name}{hint}"
     if error.validator == "enum":
         return f"{value!r}: expected one of {', '.join(map(str, error.validator_value))}"
     if error.validator == "pattern":
@@ -235,3 +284,11 @@ def _explain(error: ValidationError) -> str:
     if error.validator in limits:
         return f"{value!r}: expected {limits[error.validator]} {error.validator_value}"
     return error.message
+
+
+def _check_files() -> None:
+    Study(load_config(sys.argv[1:]), sys.argv[1:])
+
+
+if __name__ == "__main__":
+    run_script(_check_files)

@@ -4,6 +4,7 @@ Requires the merged config; makes nothing. A bad config ends here, in one line.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -13,7 +14,7 @@ sys.path.insert(0, str(ROOT))
 from learning_dynamics.algorithms import ALGORITHMS
 from learning_dynamics.errors import InputError, fail
 from learning_dynamics.probe import SAMPLED_TYPES
-from learning_dynamics.provenance import code_of
+from learning_dynamics.provenance import digest_of
 from learning_dynamics.study import Study
 
 try:
@@ -45,8 +46,9 @@ wildcard_constraints:
 
 
 def code(script):
-    """The script and all package code that it uses: inputs compared by content."""
-    return [str(ROOT / name) for name in code_of(f"workflow_scripts/{script}.py")]
+    """A digest of the script and all package code that it uses. As a parameter of its rule it makes
+    an edit rerun what depends on it; a touched file, or other code, reruns nothing."""
+    return digest_of(f"workflow_scripts/{script}.py")
 
 
 # Large temporaries page-fault under glibc's defaults; huge pages and no trimming avoid it.
@@ -58,7 +60,8 @@ MEMORY = (
 
 def script(name):
     """The shell words that call a workflow script, with this checkout's package."""
-    return f"env {MEMORY} PYTHONPATH={ROOT} python {ROOT}/workflow_scripts/{name}.py"
+    here = os.path.relpath(ROOT)  # relative: a checkout that is moved reruns nothing
+    return f"env {MEMORY} PYTHONPATH={here} python {here}/workflow_scripts/{name}.py"
 
 
 def home(model, seed):
@@ -130,7 +133,8 @@ def probing_file(wildcards):
     if spec["path"]:
         if not Path(spec["path"]).is_file():
             fail(
-                f"datasets.{wildcards.dataset}.probes.path: {spec['path']}: no such file"
+                f"datasets.{wildcards.dataset}.probes.path: {spec['path']}: no such file; "
+                "expected rows in the published jsonl format"
             )
         return spec["path"]
     if spec["url"]:

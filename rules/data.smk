@@ -7,8 +7,6 @@ Makes data/<dataset>/pairs.parquet, corpus.parquet and probe.parquet.
 
 rule fetch_probing_file:
     """Download a released probing file, pinned to a commit and checked."""
-    input:
-        code=code("fetch_file"),
     output:
         f"{RESULTS}/data/{{dataset}}/probing-file.jsonl",
     log:
@@ -19,6 +17,7 @@ rule fetch_probing_file:
         "../envs/learning-dynamics.yaml"
     params:
         script=script("fetch_file"),
+        code=code("fetch_file"),
         url=lambda wildcards: STUDY.datasets[wildcards.dataset]["probes"]["url"],
         sha256=lambda wildcards: STUDY.datasets[wildcards.dataset]["probes"]["sha256"]
         or "",
@@ -31,7 +30,6 @@ rule build_pairs:
     """Prompt, chosen, rejected; and the texts that a base model may be trained on."""
     input:
         file=probing_file,
-        code=code("build_pairs"),
     output:
         pairs=f"{RESULTS}/data/{{dataset}}/pairs.parquet",
         corpus=f"{RESULTS}/data/{{dataset}}/corpus.parquet",
@@ -42,6 +40,7 @@ rule build_pairs:
         "../envs/learning-dynamics.yaml"
     params:
         script=script("build_pairs"),
+        code=code("build_pairs"),
         spec=lambda wildcards: json.dumps(STUDY.datasets[wildcards.dataset]),
         file=lambda wildcards, input: (
             ["--probing-file", input.file] if input.file else []
@@ -56,7 +55,6 @@ rule build_probes:
     input:
         pairs=f"{RESULTS}/data/{{dataset}}/pairs.parquet",
         file=probing_file,
-        code=code("build_probes"),
     output:
         f"{RESULTS}/data/{{dataset}}/probe.parquet",
     log:
@@ -66,6 +64,7 @@ rule build_probes:
         "../envs/learning-dynamics.yaml"
     params:
         script=script("build_probes"),
+        code=code("build_probes"),
         spec=lambda wildcards: json.dumps(STUDY.datasets[wildcards.dataset]),
         probe=json.dumps(STUDY.config["probe"]),
         file=lambda wildcards, input: (

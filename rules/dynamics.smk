@@ -9,7 +9,6 @@ rule measure_one_step:
     input:
         model=f"{RUN}/model",
         pairs=f"{RESULTS}/data/{{dataset}}/pairs.parquet",
-        code=code("measure_one_step"),
     output:
         f"{RUN}/one-step.parquet",
     log:
@@ -22,6 +21,7 @@ rule measure_one_step:
         mem_mb=memory_mb,
     params:
         script=script("measure_one_step"),
+        code=code("measure_one_step"),
         model_spec=lambda wildcards: json.dumps(STUDY.models[wildcards.model]),
         compute=COMPUTE,
         one_step=STUDY.config["figures"]["squeeze"]["one_step"],
@@ -36,7 +36,6 @@ rule make_changes:
     """Every response type × run × seed: change from start and from own best, with intervals."""
     input:
         trajectories=trajectories("squeeze"),
-        code=code("make_changes"),
     output:
         f"{RESULTS}/tables/changes.csv",
     log:
@@ -46,6 +45,7 @@ rule make_changes:
         "../envs/learning-dynamics.yaml"
     params:
         script=script("make_changes"),
+        code=code("make_changes"),
         study=figure_study("squeeze"),
         root=lambda wildcards: RESULTS,
     shell:
@@ -58,7 +58,6 @@ rule make_effects:
     input:
         trajectories=trajectories("squeeze"),
         one_step=one_steps(),
-        code=code("make_effects"),
     output:
         table=f"{RESULTS}/tables/effects.csv",
         markdown=f"{RESULTS}/tables/effects.md",
@@ -69,6 +68,7 @@ rule make_effects:
         "../envs/learning-dynamics.yaml"
     params:
         script=script("make_effects"),
+        code=code("make_effects"),
         study=figure_study("squeeze"),
         root=lambda wildcards: RESULTS,
     shell:
@@ -81,13 +81,13 @@ if "dose" in FIGURE_NAMES:
     use rule make_changes as make_dose with:
         input:
             trajectories=trajectories("dose"),
-            code=code("make_dose"),
         output:
             f"{RESULTS}/tables/dose.csv",
         log:
             f"{RESULTS}/logs/make_dose.log",
         params:
             script=script("make_dose"),
+            code=code("make_dose"),
             study=figure_study("dose"),
             root=lambda wildcards: RESULTS,
 

@@ -10,7 +10,6 @@ rule draw_squeeze:
         trajectories=trajectories("squeeze"),
         one_step=one_steps(),
         theory=f"{RESULTS}/theory/squeeze.csv",
-        code=code("draw_squeeze"),
     output:
         multiext(f"{RESULTS}/figures/squeeze", ".pdf", ".png"),
     log:
@@ -20,6 +19,7 @@ rule draw_squeeze:
         "../envs/learning-dynamics.yaml"
     params:
         script=script("draw_squeeze"),
+        code=code("draw_squeeze"),
         study=figure_study("squeeze"),
         root=lambda wildcards: RESULTS,
     shell:
@@ -33,7 +33,6 @@ if "dose" in FIGURE_NAMES:
         """The squeezing statistics of DPO over learning rate × updates."""
         input:
             table=f"{RESULTS}/tables/dose.csv",
-            code=code("draw_dose"),
         output:
             multiext(f"{RESULTS}/figures/dose", ".pdf", ".png"),
         log:
@@ -43,6 +42,7 @@ if "dose" in FIGURE_NAMES:
             "../envs/learning-dynamics.yaml"
         params:
             script=script("draw_dose"),
+            code=code("draw_dose"),
             study=figure_study("dose"),
         shell:
             "{params.script} --study {params.study:q} --table {input.table:q} --out {output:q}"

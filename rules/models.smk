@@ -16,7 +16,6 @@ if PRETRAINED:
             corpus=lambda wildcards: (
                 f"{RESULTS}/data/{STUDY.models[wildcards.model]['corpus']}/corpus.parquet"
             ),
-            code=code("pretrain_model"),
         output:
             model=directory(f"{RESULTS}/models/{{model}}/seed{{seed}}/model"),
             report=f"{RESULTS}/models/{{model}}/seed{{seed}}/model.json",
@@ -29,9 +28,10 @@ if PRETRAINED:
         priority: 10
         conda:
             "../envs/learning-dynamics.yaml"
-        threads: STUDY.config["compute"]["threads"]
+        threads: lambda wildcards: STUDY.models[wildcards.model]["threads"]
         params:
             script=script("pretrain_model"),
+            code=code("pretrain_model"),
             spec=lambda wildcards: json.dumps(STUDY.models[wildcards.model]),
         shell:
             "{params.script} --spec {params.spec:q} --corpus {input.corpus:q}"
@@ -43,8 +43,6 @@ if FROM_HUB:
 
     rule fetch_model:
         """Download a pinned revision of a hub model."""
-        input:
-            code=code("fetch_model"),
         output:
             model=directory(f"{RESULTS}/models/{{model}}/model"),
         log:
@@ -57,6 +55,7 @@ if FROM_HUB:
             "../envs/learning-dynamics.yaml"
         params:
             script=script("fetch_model"),
+            code=code("fetch_model"),
             spec=lambda wildcards: json.dumps(STUDY.models[wildcards.model]),
         shell:
             "{params.script} --spec {params.spec:q} --out {output.model:q} --log {log:q}"
@@ -67,7 +66,6 @@ rule sample_probes:
     input:
         model=f"{HOME}/model",
         probes=f"{RESULTS}/data/{{dataset}}/probe.parquet",
-        code=code("sample_probes"),
     output:
         f"{HOME}/probe-{{dataset}}.parquet",
     log:
@@ -80,6 +78,7 @@ rule sample_probes:
         mem_mb=memory_mb,
     params:
         script=script("sample_probes"),
+        code=code("sample_probes"),
         spec=lambda wildcards: json.dumps(
             STUDY.models[STUDY.model_of_home(wildcards.home)[0]]
         ),

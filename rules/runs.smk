@@ -10,7 +10,6 @@ rule score_reference:
     input:
         model=scored_model,
         pairs=f"{RESULTS}/data/{{dataset}}/pairs.parquet",
-        code=code("score_reference"),
     output:
         f"{RUN}/reference{{at}}.parquet",
     log:
@@ -25,6 +24,7 @@ rule score_reference:
         mem_mb=memory_mb,
     params:
         script=script("score_reference"),
+        code=code("score_reference"),
         model_spec=lambda wildcards: json.dumps(STUDY.models[wildcards.model]),
         compute=COMPUTE,
     shell:
@@ -36,7 +36,6 @@ use rule score_reference as score_reference_of_base with:
     input:
         model=f"{HOME}/model",
         pairs=f"{RESULTS}/data/{{dataset}}/pairs.parquet",
-        code=code("score_reference"),
     output:
         f"{HOME}/reference-{{dataset}}.parquet",
     log:
@@ -46,6 +45,7 @@ use rule score_reference as score_reference_of_base with:
         mem_mb=memory_mb,
     params:
         script=script("score_reference"),
+        code=code("score_reference"),
         model_spec=lambda wildcards: json.dumps(
             STUDY.models[STUDY.model_of_home(wildcards.home)[0]]
         ),
@@ -65,7 +65,6 @@ for algorithm in STUDY.algorithms:
                 reference=reference_of,
                 pairs=f"{RESULTS}/data/{{dataset}}/pairs.parquet",
                 probes=probe_tables,
-                code=code("finetune"),
             output:
                 trajectory=f"{RUN}/trajectory.parquet",
                 training=f"{RUN}/training.parquet",
@@ -87,6 +86,7 @@ for algorithm in STUDY.algorithms:
                 runtime=minutes,
             params:
                 script=script("finetune"),
+                code=code("finetune"),
                 spec=lambda wildcards: json.dumps(STUDY.runs[wildcards.run]),
                 model_spec=lambda wildcards: json.dumps(STUDY.models[wildcards.model]),
                 compute=COMPUTE,

@@ -6,8 +6,6 @@ Requires nothing. Makes theory/squeeze.csv.
 
 rule compute_theory:
     """Before, after and Lemma 1's ratio for the four regimes of App. E."""
-    input:
-        code=code("compute_theory"),
     output:
         f"{RESULTS}/theory/squeeze.csv",
     log:
@@ -17,5 +15,6 @@ rule compute_theory:
         "../envs/learning-dynamics.yaml"
     params:
         script=script("compute_theory"),
+        code=code("compute_theory"),
     shell:
         "{params.script} --out {output:q} --log {log:q}"

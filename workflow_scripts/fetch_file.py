@@ -2,8 +2,8 @@
 
 import argparse
 import hashlib
+import http.client
 import logging
-import urllib.error
 import urllib.request
 
 from learning_dynamics.errors import InputError, run_script
@@ -19,7 +19,7 @@ def main() -> None:
     try:
         with urllib.request.urlopen(args.url, timeout=60) as response:
             content = response.read()
-    except (urllib.error.URLError, TimeoutError) as error:
+    except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
         raise InputError(
             f"{args.url}: cannot be downloaded ({error}); give a local copy as probes.path"
         ) from None

@@ -16,7 +16,7 @@ from learning_dynamics.files import atomic, read_table, write_json, write_table
 from learning_dynamics.finetune import finetune, training_rows
 from learning_dynamics.pairs import PAIR_COLUMNS
 from learning_dynamics.probe import PROBE_COLUMNS
-from learning_dynamics.provenance import ROOT, code_of, commit
+from learning_dynamics.provenance import commit, digest_of
 from learning_dynamics.resume import Checkpoints, fingerprint
 from learning_dynamics.tokens import Codec
 
@@ -49,10 +49,10 @@ def main() -> None:
     rows = training_rows(pairs, codec, args.spec, args.seed, reference)
     probes = pd.concat([read_table(p, PROBE_COLUMNS) for p in args.probes], ignore_index=True)
     settings = {"spec": args.spec, "seed": args.seed, "compute": args.compute,
-                "model": args.model_spec, "epochs": args.keep_epochs}  # fmt: skip
-    code = [ROOT / name for name in code_of("workflow_scripts/finetune.py")]
+                "model": args.model_spec, "epochs": args.keep_epochs,
+                "code": digest_of("workflow_scripts/finetune.py")}  # fmt: skip
     inputs = [args.init, args.pairs, *args.probes, *filter(None, [args.reference])]
-    checkpoints = Checkpoints(args.out / ".resume", fingerprint(settings, [*inputs, *code]))
+    checkpoints = Checkpoints(args.out / ".resume", fingerprint(settings, inputs))
     tables, counters = finetune(
         model, tokenizer, rows, trajectory.probe_trees(probes, codec), args.spec, args.seed,
         args.compute, checkpoints, args.keep_epochs,

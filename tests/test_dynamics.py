@@ -1,0 +1,218 @@
+"""Changes, intervals, equal margins and verdicts, on trajectories whose truth is known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from learning_dynamics import dynamics, effects
+from learning_dynamics.dynamics import Estimate, change, equal_margin, estimate
+from learning_dynamics.effects import Comparison
+from learning_dynamics.errors import InputError
+from learning_dynamics.probe import RESPONSE_TYPES
+
+COLUMNS = ["logp", "logp_argmax", "logp_greedy0", "logp_top_other"]
+EXAMPLES = 6
+
+
+def trajectory(steps, rates, seed=0, splits=("train",), kinds=RESPONSE_TYPES):
+    """Every column moves by ``rates[kind, column]`` (or ``rates[kind]``) nats per update, from a
+    start that differs between examples."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for split in splits:
+        for kind in kinds:
+            for example in range(EXAMPLES):
+                start = -20 - 5 * rng.random()
+                for step in steps:
+                    values = {
+                        c: start + step * rates.get((kind, c), rates.get(kind, 0.0))
+                        for c in COLUMNS
+                    }
+                    rows.append({"step": step, "split": split, "example_id": f"e{example}",
+                                 "response_type": kind, "energy": 0.8, "greedy_match": 0.25,
+                                 **values})  # fmt: skip
+    return pd.DataFrame(rows).sample(frac=1, random_state=seed, ignore_index=True)
+
+
+def test_estimate_of_a_constant_is_that_constant():
+    """No spread: the interval is a point."""
+    result = estimate(np.full((3, 5), -2.5))
+    assert (result.value, result.low, result.high) == pytest.approx((-2.5, -2.5, -2.5))
+    assert result.seeds == (-2.5,) * 3 and result.side() == -1
+
+
+def test_estimate_equals_a_plain_bootstrap():
+    """Crossed resampling written as a loop over drawn indices."""
+    rng = np.random.default_rng(1)
+    values = rng.normal(size=(3, 25)) + rng.normal(size=(3, 1)) + rng.normal(size=25)
+    means = []
+    for _ in range(4000):
+        seeds, examples = rng.integers(3, size=3), rng.integers(25, size=25)
+        means.append(values[np.ix_(seeds, examples)].mean())
+    low, high = np.quantile(means, [0.025, 0.975])
+    result = estimate(values)
+    assert result.value == pytest.approx(values.mean())
+    assert (result.low, result.high) == pytest.approx((low, high), abs=0.05 * (high - low))
+
+
+def test_one_seed_gives_an_interval_over_examples():
+    """Known normal mean: the 95% interval over examples covers it in about 95% of data sets."""
+    rng = np.random.default_rng(2)
+    results = [estimate(rng.normal(1.0, 2.0, (1, 40))) for _ in range(100)]
+    assert all(result.low < result.value < result.high for result in results)
+    assert 88 <= sum(r.low <= 1.0 <= r.high for r in results) <= 99
+
+
+def test_seeds_that_differ_widen_the_interval():
+    """The same examples under seeds that shift them all: more than the examples' own spread."""
+    one = np.random.default_rng(3).normal(size=(1, 30))
+    same, shifted = estimate(np.repeat(one, 3, 0)), estimate(one + np.c_[[-1.0, 0.0, 1.0]])
+    assert shifted.high - shifted.low > 1.5 * (same.high - same.low)
+
+
+def test_change_reads_between_evaluations():
+    """A line stays a line: at the end, at an evaluation, between two, and the mean over types."""
+    rates = {"chosen": -0.5, "rejected": -1.5}
+    runs = {seed: trajectory([0, 4, 10], rates, seed) for seed in (0, 1)}
+    assert change(runs, "logp", ["chosen"]) == pytest.approx(np.full((2, EXAMPLES), -5.0))
+    at = change(runs, "logp", ["chosen"], {0: 4, 1: 7})
+    assert at == pytest.approx(np.repeat([[-2.0], [-3.5]], EXAMPLES, 1))
+    both = change(runs, "logp", ["chosen", "rejected"], {0: 0, 1: 2})
+    assert both == pytest.approx(np.repeat([[0.0], [-2.0]], EXAMPLES, 1))
+
+
+def test_change_of_a_missing_type_is_named():
+    """A type or split that was not probed."""
+    with pytest.raises(InputError, match="'irr_hum' in split 'test'"):
+        change({0: trajectory([0, 1], {})}, "logp", ["irr_hum"], split="test")
+
+
+@given(st.floats(0.05, 2), st.floats(0.05, 2))
+def test_equal_margin_of_two_lines(fast, slow):
+    """Lines cross the smaller final margin at (that margin) / slope, exactly."""
+    runs = [
+        {5: trajectory([0, 30, 60, 90, 100], {"chosen": -1.0, "rejected": -1.0 - slope},
+                       kinds=("chosen", "rejected"))}
+        for slope in (fast, slow)
+    ]  # fmt: skip
+    common = 100 * min(fast, slow)
+    found = equal_margin(runs)
+    assert [f[5] for f in found] == pytest.approx([common / fast, common / slow])
+    margins = [np.interp(f[5], *dynamics.margin(r[5])) for f, r in zip(found, runs, strict=True)]
+    assert margins == pytest.approx([common, common])
+
+
+def test_equal_margin_takes_the_first_crossing():
+    """A margin that rises to 10, falls to 4 and ends at 6: level 6 is reached at update 6."""
+    steps, margins = [0, 10, 20, 30], [0.0, 10.0, 4.0, 6.0]
+    table = trajectory(steps, {}, kinds=("chosen", "rejected"))
+    table["logp"] += table["step"].map(dict(zip(steps, margins, strict=True))) * (
+        table["response_type"] == "chosen"
+    )
+    assert equal_margin([{0: table}]) == [{0: pytest.approx(6.0)}]
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_changes_table_has_every_row(seeds):
+    """13 types × 2 splits × (seeds + 1) rows a run, with the values of the trajectory."""
+    rates = {"chosen": -0.5, ("chosen", "logp_argmax"): 0.25}
+    runs = {s: trajectory([0, 4, 10], rates, s, ("train", "test")) for s in range(seeds)}
+    table = dynamics.changes_table({"dpo": runs})
+    assert len(table) == 13 * 2 * (seeds + 1)
+    assert not table.duplicated(["run", "seed", "split", "response_type"]).any()
+    assert set(table["seed"]) == {"all", *map(str, range(seeds))}
+    chosen = table[table["response_type"] == "chosen"]
+    assert chosen["change"].to_numpy() == pytest.approx(-5.0)
+    assert chosen["from_best"].to_numpy() == pytest.approx(-5.0)
+    assert (chosen["logp_end"] - chosen["logp_start"]).to_numpy() == pytest.approx(-5.0)
+    assert chosen["logp_argmax_change"].to_numpy() == pytest.approx(2.5)
+    assert table["p_label_end"].to_numpy() == pytest.approx(0.2)
+    assert table["greedy_share_start"].to_numpy() == pytest.approx(0.25)
+
+
+def comparison(sign, low, high, seeds=(1.0, -1.0)):
+    """A comparison whose interval is [low, high]."""
+    return Comparison("x", "s", "q", sign, Estimate((low + high) / 2, low, high, seeds))
+
+
+VERDICTS = [
+    ([(+1, 0.1, 2), (+1, 0.5, 1)], "supported"),
+    ([(-1, -2, -0.1), (-1, -1, -0.5)], "supported"),
+    ([(+1, 0.1, 2), (+1, -0.1, 1)], "undecided"),
+    ([(+1, 0.1, 2), (+1, -2, -0.1)], "contradicted"),
+    ([(-1, -0.1, 2), (-1, 0.1, 2)], "contradicted"),
+    ([(+1, 0.0, 2)], "undecided"),
+]
+
+
+@pytest.mark.parametrize(("intervals", "verdict"), VERDICTS)
+def test_verdicts(intervals, verdict):
+    """docs/statistics.md: all intervals on the predicted side; any wholly on the other; else."""
+    table = effects.effects_table([comparison(*interval) for interval in intervals])
+    assert set(table["verdict"]) == {verdict}
+    assert (table["seeds_with_sign"] == 1).all() and (table["seeds"] == 2).all()
+
+
+def one_step_table(seed):
+    """Valley positions where only DPO raises the best other token and lowers the rest."""
+    moves = {"dpo": (0.3, -0.2), "coinflip": (0.0, 0.0), "sft": (-0.1, 0.1)}
+    return pd.DataFrame(
+        [
+            {"kind": kind, "batch": batch, "p_label": p, "dlogp_top_other": top * (p < 0.05),
+             "dlogp_rest": rest * (p < 0.05)}
+            for kind, (top, rest) in moves.items() for batch in range(4) for p in (0.01, 0.5)
+        ]
+    )  # fmt: skip
+
+
+def paper_world(seed):
+    """Trajectories by role in which every sentence of the paper is true by construction."""
+    steps = [0, 50, 100]
+    falling = dict.fromkeys(RESPONSE_TYPES, -0.1)
+    greedy = {("chosen", "logp_argmax"): 0.1, ("chosen", "logp_greedy0"): 0.1}
+    dpo = {**falling, **greedy, "rejected": -0.4, ("rejected", "logp_top_other"): 0.2}
+    softer = {**dpo, **dict.fromkeys(RESPONSE_TYPES, -0.02), "rejected": -0.22,
+              ("chosen", "logp_argmax"): 0.05}  # fmt: skip
+    sft = {"irr_train": 0.1, ("chosen", "logp"): 0.3}
+    by_role = {"sft": sft, "continued": sft, "coinflip": {}, "dpo": dpo, "matched": dpo,
+               "extend": softer}  # fmt: skip
+    return {role: trajectory(steps, rates, seed) for role, rates in by_role.items()}
+
+
+def test_effects_find_what_was_built_in():
+    """Synthetic runs that behave as the paper says: every effect supported; reversed roles of dpo
+    and its control: the comparisons change sign."""
+    by_seed = {seed: paper_world(seed) for seed in (0, 1)}
+    runs = {role: {s: by_seed[s][role] for s in by_seed} for role in by_seed[0]}
+    steps = {seed: one_step_table(seed) for seed in by_seed}
+    table = effects.effects_table(effects.effects(runs, steps))
+    counts = table["effect"].value_counts().to_dict()
+    expected = dict.fromkeys(effects.ALONG_DPO, 3) | dict.fromkeys(effects.ONE_STEP, 3)
+    assert counts == expected | dict.fromkeys(effects.EXTEND, 4) | {"sft-irr": 2}
+    assert set(table["verdict"]) == {"supported"}
+    value = table.set_index(["effect", "quantity"])["value"]
+    assert value["valley-top", "change under dpo"] == pytest.approx(20)
+    assert value["one-step-top", "dpo step − SFT step"] == pytest.approx(0.4)
+    assert value["extend-greedy", "extend − dpo, equal updates"] == pytest.approx(-5)
+    # margins grow by 0.3 (dpo) and 0.2 (extend) an update: dpo is read at 2/3 of its updates
+    by_margin = value["extend-greedy", "extend − dpo, equal margin"]
+    assert by_margin == pytest.approx(5 - 10 * 2 / 3)
+    swapped = {**runs, "dpo": runs["coinflip"], "coinflip": runs["dpo"]}
+    reversed_table = effects.effects_table(effects.effects(swapped, steps))
+    verdicts = reversed_table.set_index("effect")["verdict"]
+    assert (verdicts[list(effects.ALONG_DPO)] == "contradicted").all()
+
+
+def test_dose_table_reads_a_long_run_as_its_shorter_ones():
+    """The value at update n of a long run is the final change of the run that stops there."""
+    rates = {"chosen": -0.5, "rejected": -1.0}
+    long = {0: trajectory([0, 60, 120, 240], rates)}
+    short = {0: long[0][long[0]["step"] <= 60]}
+    table = effects.dose_table({"a": long, "b": short}, {"a": 1e-4, "b": 1e-4}, [60, 120, 480])
+    rows = table.set_index(["run", "updates", "effect"])["value"]
+    assert set(table["updates"]) == {60, 120} and len(table) == 5 * 3
+    for name in table["effect"].unique():
+        assert rows["a", 60, name] == rows["b", 60, name]
+    assert rows["a", 120, "valley-label"] == pytest.approx(-120)
