@@ -124,8 +124,9 @@ def changes_table(runs: Mapping[str, Trajectories]) -> pd.DataFrame:
 
     Log-probs are sums over the response, nats, means over examples; ``change`` is from the run's
     start, ``from_best`` from the run's own best evaluation. ``p_label`` is the mean probability of
-    the response's tokens and ``greedy_share`` the share of positions where the label is greedy, at
-    start and end. Rows with seed "all" average the seeds and carry the crossed interval.
+    the response's tokens, ``greedy_share`` the share of positions where the label is greedy and
+    ``prob_norm`` the mean ‖π‖₂, at start and end. Rows with seed "all" average the seeds and carry
+    the crossed interval.
     """
     rows = []
     for run, by_seed in runs.items():
@@ -144,13 +145,15 @@ def changes_table(runs: Mapping[str, Trajectories]) -> pd.DataFrame:
 
 def _change_row(runs: Trajectories, kind: str, split: str) -> dict:
     whole = estimate(change(runs, "logp", [kind], split=split))
-    first, last, best, p_label, greedy = [], [], [], [], []
+    first, last, best = [], [], []
+    ends = {"p_label": [], "greedy_share": [], "prob_norm": []}
     for trajectory in runs.values():
         means = series(trajectory, "logp", kind, split)[1].mean(1)
         first, last, best = [*first, means[0]], [*last, means[-1]], [*best, means.max()]
-        p_label.append(1 - series(trajectory, "energy", kind, split)[1].mean(1)[[0, -1]])
-        greedy.append(series(trajectory, "greedy_match", kind, split)[1].mean(1)[[0, -1]])
-    p_label, greedy = np.mean(p_label, axis=0), np.mean(greedy, axis=0)
+        for name, column in (("p_label", "energy"), ("greedy_share", "greedy_match"),
+                             ("prob_norm", "prob_norm")):  # fmt: skip
+            value = series(trajectory, column, kind, split)[1].mean(1)[[0, -1]]
+            ends[name].append(1 - value if name == "p_label" else value)
     row = {
         "split": split,
         "response_type": kind,
@@ -160,11 +163,9 @@ def _change_row(runs: Trajectories, kind: str, split: str) -> dict:
         "change_low": whole.low,
         "change_high": whole.high,
         "from_best": np.mean(last) - np.mean(best),
-        "p_label_start": p_label[0],
-        "p_label_end": p_label[1],
-        "greedy_share_start": greedy[0],
-        "greedy_share_end": greedy[1],
     }
+    for name, values in ends.items():
+        row[f"{name}_start"], row[f"{name}_end"] = np.mean(values, axis=0)
     for column in GREEDY_COLUMNS:
         greedy_change = estimate(change(runs, column, [kind], split=split))
         row[f"{column}_change"] = greedy_change.value

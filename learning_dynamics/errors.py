@@ -36,9 +36,10 @@ def run_script(main: Callable[[], int | None]) -> None:
     except InputError as error:
         message = str(error)
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno is None:
             raise
-        message = f"{error.filename}: {error.strerror or error}; expected a path to read or write"
+        place = error.filename or "file system"  # a full disk names no file
+        message = f"{place}: {error.strerror or error}; expected a path to read or write"
     else:
         sys.exit(code)
     logging.getLogger("error").info("error: %s", message)

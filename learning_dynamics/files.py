@@ -24,15 +24,20 @@ def atomic(path: str | Path) -> Iterator[Path]:
     except (FileExistsError, NotADirectoryError) as error:
         raise InputError(f"{error.filename}: not a folder; expected one for {path.name}") from None
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    _remove(temporary)  # of a killed process that had the same number
     try:
         yield temporary
         if temporary.is_dir() and path.is_dir():
             shutil.rmtree(path)
         temporary.replace(path)
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
 
 
 def write_json(path: str | Path, value: object) -> None:

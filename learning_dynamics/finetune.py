@@ -58,18 +58,16 @@ def training_rows(
     algorithm = ALGORITHMS[spec["algorithm"]]
     named = zip(train["prompt"], train["example_id"], strict=True)
     prompts = [codec.prompt(text, f"pair {example!r}") for text, example in named]
-    sides = {
-        side: [codec.response(t, len(p)) for t, p in zip(train[side], prompts, strict=True)]
-        for side in ("chosen", "rejected")
-    }
+
+    def encode(side: str) -> list[list[int]]:
+        return [codec.response(t, len(p)) for t, p in zip(train[side], prompts, strict=True)]
+
     if len(algorithm.responses) == 1:
-        order = {"chosen": ["chosen"], "rejected": ["rejected"], "extend": ["chosen", "rejected"]}
-        trees = [
-            Tree(prompt, [sides[side][i]])
-            for i, prompt in enumerate(prompts)
-            for side in order[spec["target"]]
-        ]
+        targets = {"extend": ["chosen", "rejected"]}.get(spec["target"], [spec["target"]])
+        sides = [encode(side) for side in targets]
+        trees = [Tree(p, [side[i]]) for i, p in enumerate(prompts) for side in sides]
         return Rows(trees, None)
+    texts = {side: encode(side) for side in ("chosen", "rejected")}
     swap = np.zeros(len(train), dtype=bool)
     if spec["labels"] == "coin":
         swap = np.random.default_rng([seed, 10]).random(len(train)) < 0.5
@@ -77,7 +75,7 @@ def training_rows(
     trees, values = [], []
     for i, example in enumerate(train["example_id"]):
         first, second = ("rejected", "chosen") if swap[i] else ("chosen", "rejected")
-        trees.append(Tree(prompts[i], [sides[first][i], sides[second][i]]))
+        trees.append(Tree(prompts[i], [texts[first][i], texts[second][i]]))
         if known is not None:
             if example not in known.index:
                 raise InputError(f"reference log-probs: no row for pair {example!r}; rebuild them")
@@ -168,7 +166,7 @@ def finetune(
     device = torch.device(compute["device"])
     size, total = spec["batch_size"], len(rows)
     last = trajectory.update_of_epoch(spec["epochs"], total, size)
-    keep = {trajectory.update_of_epoch(float(e), total, size): e for e in keep_epochs}
+    keep = {epoch: trajectory.update_of_epoch(float(epoch), total, size) for epoch in keep_epochs}
     optimizer = OPTIMIZERS[spec["optimizer"]](model.parameters(), lr=spec["lr"])
     identity, trees = probes
     scorer = scoring.Scorer(trees, compute["batch_tokens"], device)
@@ -217,8 +215,8 @@ def finetune(
             tick = time.monotonic()
             evaluations.append(probe(done))
             state["seconds_probing"] += time.monotonic() - tick
-        if done in keep:
-            models.save(model, tokenizer, checkpoints.folder / f"epoch{keep[done]}")
+        for epoch in [epoch for epoch, at in keep.items() if at == done]:
+            models.save(model, tokenizer, checkpoints.folder / f"epoch{epoch}")
         spent = time.monotonic() - started
         state.update(update=done, seconds=before + spent)
         if done % spec["probe_every"] == 0 or done == last:
@@ -231,6 +229,7 @@ def finetune(
             sys.exit(143)
         if done % spec["checkpoint_every"] == 0 and done < last:
             save()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     tables = {
         "trajectory": pd.concat(evaluations, ignore_index=True),
         "training": pd.DataFrame(history),

@@ -7,7 +7,8 @@ import pandas as pd
 from learning_dynamics.files import read_table
 
 TRAJECTORY_NEEDS = ["step", "split", "example_id", "response_type", "logp", "logp_argmax",
-                    "logp_greedy0", "logp_top_other", "greedy_match", "energy"]  # fmt: skip
+                    "logp_greedy0", "logp_top_other", "greedy_match", "energy",
+                    "prob_norm"]  # fmt: skip
 ONE_STEP_NEEDS = ["kind", "batch", "p_label", "dlogp_top_other", "dlogp_rest", "dp_label",
                   "dp_top_other", "dp_rest"]  # fmt: skip
 

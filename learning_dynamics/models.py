@@ -22,6 +22,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from learning_dynamics.errors import InputError
+from learning_dynamics.scoring import check_exact
 
 END_OF_TEXT = "<|endoftext|>"
 LOG = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> tuple:
     (dropout off, as in the paper), no remote code.
 
     Raises:
-        InputError: when the folder is not a whole model.
+        InputError: when the folder is not a whole model, or one that packed scoring gets wrong.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
@@ -80,7 +81,9 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> tuple:
         )
     if tokenizer.eos_token_id is None:
         raise InputError(f"{folder}: the tokenizer has no end-of-text token; expected one")
-    return model.to(device).eval(), tokenizer
+    model = model.to(device).eval()
+    check_exact(model)
+    return model, tokenizer
 
 
 def save(model: torch.nn.Module, tokenizer: object, folder: Path) -> None:
@@ -148,7 +151,7 @@ def pretrain(corpus: list[str], spec: dict, seed: int) -> tuple:
     tokenizer = train_tokenizer(corpus, spec["vocab_size"], spec["max_length"])
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    encoded = tokenizer(corpus, add_special_tokens=False)["input_ids"]
+    encoded = tokenizer(corpus, add_special_tokens=False, verbose=False)["input_ids"]
     stream = np.concatenate(
         [[*encoded[i], tokenizer.eos_token_id] for i in rng.permutation(len(encoded))]
     )

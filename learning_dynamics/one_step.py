@@ -12,6 +12,7 @@ import torch
 
 from learning_dynamics import scoring
 from learning_dynamics.algorithms import losses
+from learning_dynamics.errors import InputError
 from learning_dynamics.finetune import Rows
 
 KINDS = ["dpo", "coinflip", "sft"]
@@ -72,6 +73,9 @@ def measure(
 
     ``top_other`` is the most likely token besides the label *before* the step; ``rest`` is all
     others together. Changes of log-probs are in nats, changes of mass in probability.
+
+    Raises:
+        InputError: when the DPO step lowers log π(y⁻) on no batch, so that no length is defined.
     """
     rng = np.random.default_rng([seed, 20])
     order = rng.permutation(len(rows))[: batches * size].reshape(-1, size).tolist()
@@ -80,7 +84,11 @@ def measure(
     lengths = []
     for numbers in order:
         step = _unit_descent(gradient(model, rows, numbers, "dpo", plain))
-        lengths.append(1.0 / abs(rejected_slope(model, rows, numbers, step)))
+        slope = rejected_slope(model, rows, numbers, step)
+        if slope < 0:  # where y⁺ and y⁻ are nearly alike, DPO may raise y⁻ to first order
+            lengths.append(-1.0 / slope)
+    if not lengths:
+        raise InputError("one step: no batch whose DPO step lowers log π(y⁻) to first order")
     length = float(np.median(lengths))
     start = [p.detach().clone() for p in model.parameters()]
     tables = []

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from learning_dynamics.errors import InputError
-from learning_dynamics.toyworld import World
+from learning_dynamics.toyworld import Fact, World
 
 PAIR_COLUMNS = ["split", "example_id", "prompt", "chosen", "rejected"]
 # The types of a probing file that are natural text and so may teach a base model to write.
@@ -31,7 +31,14 @@ def from_toyworld(spec: dict) -> tuple[pd.DataFrame, list[str]]:
             "expected no more rows than facts"
         )
     rng = np.random.default_rng([world.seed, 1])
-    table = []
+    table, said = [], set()
+
+    def answer(fact: Fact) -> str:
+        while (text := world.answer(rng, fact)) in said:  # no string is two pairs' answer
+            pass
+        said.add(text)
+        return text
+
     for number, index in enumerate(rng.permutation(len(world.facts))[:rows]):
         fact = world.facts[index]
         split = "train" if number < spec["train_rows"] else "test"
@@ -40,8 +47,8 @@ def from_toyworld(spec: dict) -> tuple[pd.DataFrame, list[str]]:
                 "split": split,
                 "example_id": f"fact-{index:04d}",
                 "prompt": world.prompt(rng, fact),
-                "chosen": world.answer(rng, fact),
-                "rejected": world.answer(rng, world.false_fact(rng, fact)),
+                "chosen": answer(fact),
+                "rejected": answer(world.false_fact(rng, fact)),
             }
         )
     rng = np.random.default_rng([world.seed, 2])

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from learning_dynamics.errors import InputError
+
 METRICS = [
     "logp", "logp_argmax", "logp_greedy0", "logp_top_other", "greedy_match", "logp_complement",
     "logp_vocab_mean", "prob_norm", "prob_norm_sq", "logp_median", "residual_norm", "energy",
@@ -122,9 +124,8 @@ def label_logp(logits: Tensor, target: Tensor) -> Tensor:
 
 def residual_norms(logits: Tensor, target: Tensor) -> Tensor:
     """‖π − e_label‖₂ per position, shape (N,)."""
-    probs = logits.softmax(-1)
-    label = probs.gather(-1, target[:, None])[:, 0]
-    return ((probs * probs).sum(-1) - 2 * label + 1).clamp_min(0).sqrt()
+    others = logits.softmax(-1).scatter(-1, target[:, None], 0.0)
+    return ((others * others).sum(-1) + others.sum(-1) ** 2).sqrt()
 
 
 def token_metrics(
@@ -151,14 +152,19 @@ def token_metrics(
     logp = logp_of(target)
     is_label = greedy == target
     # The mass outside the greedy token, summed apart: 1 − p would lose it where p is near 1.
-    rest = weights.scatter(-1, greedy[:, None], 0.0).sum(-1)
+    others = weights.scatter(-1, greedy[:, None], 0.0)
+    rest = others.sum(-1)
     lost = rest < 1e-30
     log_rest = rest.clamp_min(1e-38).log()
     if lost.any():
         others = logits[lost].scatter(-1, greedy[lost, None], -torch.inf)
         log_rest[lost] = others.logsumexp(-1) - highest[lost, 0]
-    prob_sq = (weights * weights).sum(-1) / (total * total)
-    label = logp.exp()
+    others_sq = (others * others).sum(-1) / (total * total)
+    prob_sq = others_sq + 1 / (total * total)  # the greedy token's weight is 1
+    energy = torch.where(is_label, rest / total, -torch.expm1(logp))
+    # ‖π − e‖² = (1 − p)² + Σ_{v≠label} π_v², in a form that does not cancel
+    without_label = torch.where(is_label, others_sq, prob_sq - (2 * logp).exp())
+    residual_sq = energy * energy + without_label.clamp_min(0)
     return {
         "logp": logp,
         "logp_argmax": top_values[:, 0] - norm,
@@ -169,11 +175,44 @@ def token_metrics(
         "logp_vocab_mean": logits.mean(-1) - norm,
         "prob_norm": prob_sq.sqrt(),
         "prob_norm_sq": prob_sq,
-        "residual_norm": (prob_sq - 2 * label + 1).clamp_min(0).sqrt(),
-        "energy": -torch.expm1(logp),
+        "residual_norm": residual_sq.sqrt(),
+        "energy": energy,
         "entropy": log_total - (weights * shifted).sum(-1) / total,
         "greedy": greedy,
     }
+
+
+@torch.no_grad()
+def check_exact(model: torch.nn.Module) -> None:
+    """Score one small tree packed and as plain sequences.
+
+    Raises:
+        InputError: when they differ: the model's attention is local or ignores the mask, or its
+            output is more than its output layer; packed scores of it would be wrong.
+    """
+    ids = (np.arange(20) * 7919 % model.config.vocab_size).tolist()
+    tree = Tree(ids[:8], [ids[8:14], ids[14:]])
+    batch = pack([tree], model.device)
+    try:
+        packed = label_logp(response_logits(model, batch), batch.target)
+    except (ValueError, TypeError, AttributeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{_name(model)}: cannot be scored packed ({reason})") from None
+    plain = []
+    for response in tree.responses:
+        row = torch.tensor([tree.prompt + response], device=model.device)
+        logits = model(input_ids=row, use_cache=False).logits[0, len(tree.prompt) - 1 : -1].float()
+        plain.append(label_logp(logits, row[0, len(tree.prompt) :]))
+    error = float((packed - torch.cat(plain)).abs().max())
+    if not error < 1e-3:
+        raise InputError(
+            f"{_name(model)}: packed and plain log-probs differ by {error:.2g} nats; expected a "
+            "model with global sdpa attention and a plain output layer"
+        )
+
+
+def _name(model: torch.nn.Module) -> str:
+    return f"model {model.config.name_or_path or type(model).__name__}"
 
 
 @torch.no_grad()

@@ -39,7 +39,7 @@ class Codec:
         Raises:
             InputError: when the prompt called ``name`` is empty or leaves no room for a response.
         """
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = self._encode(text)
         limit = self.max_prompt_length
         if limit is not None and len(ids) > limit:
             ids = ids[-limit:]
@@ -55,10 +55,16 @@ class Codec:
 
     def response(self, text: str, prompt_length: int) -> list[int]:
         """Tokens of a response, closed by end-of-text, that fit behind ``prompt_length`` tokens."""
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"] if text.strip() else []
+        ids = self._encode(text) if text.strip() else []
         ids = [*ids, self.end_of_text]
         room = self.max_length - prompt_length
         if len(ids) > room:
             ids = ids[:room]
             self.cut_responses += 1
         return ids
+
+    def _encode(self, text: str) -> list[int]:
+        # A special token's name inside a text is text; lengths are this class's business.
+        return self.tokenizer(
+            text, add_special_tokens=False, split_special_tokens=True, verbose=False
+        )["input_ids"]

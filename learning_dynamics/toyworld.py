@@ -4,7 +4,7 @@ A fact is (task, thing) → (tool, first action, second action). An assistant's 
 in one sentence and the two actions in the next, between an opener and a closer; every word of a
 sentence is drawn from a slot of near-synonyms with Zipf weights. ``chosen`` states the true facts,
 ``rejected`` false ones *in the same style*. Each response type has slots of its own, so that no two
-types can produce the same string. Content words are pronounceable inventions, fixed by the world's
+types share a string by design. Content words are pronounceable inventions, fixed by the world's
 seed.
 """
 

@@ -32,6 +32,7 @@ def trajectory(steps, rates, seed=0, splits=("train",), kinds=RESPONSE_TYPES):
                     }
                     rows.append({"step": step, "split": split, "example_id": f"e{example}",
                                  "response_type": kind, "energy": 0.8, "greedy_match": 0.25,
+                                 "prob_norm": 0.5,
                                  **values})  # fmt: skip
     return pd.DataFrame(rows).sample(frac=1, random_state=seed, ignore_index=True)
 

@@ -3,6 +3,7 @@
 import argparse
 import json
 import platform
+import shutil
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -60,9 +61,8 @@ def main() -> None:
     with atomic(args.out / "model") as temporary:
         models.save(model, tokenizer, temporary)
     for epoch in args.keep_epochs:
-        target = args.out / "checkpoints" / f"epoch{epoch}"
-        target.parent.mkdir(exist_ok=True)
-        (checkpoints.folder / f"epoch{epoch}").replace(target)
+        with atomic(args.out / "checkpoints" / f"epoch{epoch}") as temporary:
+            shutil.copytree(checkpoints.folder / f"epoch{epoch}", temporary)
     write_table(args.out / "training.parquet", tables["training"])
     write_json(
         args.out / "run.json",

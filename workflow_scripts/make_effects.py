@@ -21,7 +21,8 @@ def main() -> None:
     with atomic(args.out) as temporary:
         table.to_csv(temporary, index=False, float_format="%.6g")
     with atomic(args.markdown) as temporary:
-        Path(temporary).write_text(effects.as_markdown(table), encoding="utf-8")
+        text = effects.as_markdown(table) + "\n" + effects.criteria(runs)
+        Path(temporary).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
