@@ -12,7 +12,7 @@ import yaml
 from jsonschema import Draft202012Validator, validators
 from jsonschema.exceptions import ValidationError, best_match
 
-from learning_dynamics.algorithms import ALGORITHMS
+from learning_dynamics.algorithms import ALGORITHMS, SPECIAL_SETTINGS
 from learning_dynamics.errors import InputError, run_script
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -123,7 +123,14 @@ class Study:
                 ("runs", name, "algorithm"),
                 f"{spec['algorithm']!r}: unknown; expected one of {', '.join(ALGORITHMS)}",
             )
-        return spec
+        unread = SPECIAL_SETTINGS - set(ALGORITHMS[spec["algorithm"]].settings)
+        for key in sorted(unread & set(self.config["runs"][name])):
+            self._fail(
+                ("runs", name, key),
+                f"{spec[key]!r}: {spec['algorithm']} does not read it; expected only settings that "
+                "have an effect",
+            )
+        return {key: value for key, value in spec.items() if key not in unread}
 
     def _check_references(self) -> None:
         known = {"datasets": self.datasets, "models": self.models, "runs": self.runs}

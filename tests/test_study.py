@@ -138,6 +138,7 @@ WRONG = {
     "runs: {sft: {init: sft@}}": "runs.sft.init: 'sft@': expected text that matches",
     "runs: {sft: {init: sft}}": "runs.sft.init: 'sft': cyclic init (sft -> sft)",
     "runs: {dpo: {init: sft@0}}": "runs.dpo.init: 'sft@0': expected an epoch above 0",
+    "runs: {sft: {beta: 0.1}}": "runs.sft.beta: 0.1: sft does not read it",
     "runs: {base: {algorithm: sft, init: base, epochs: 1, lr: 1.0}}": "runs.base",
     "runs: {sft: {batch_size: 0}}": "runs.sft.batch_size: 0: expected at least 1",
     "run_defaults: {labels: fair}": "run_defaults.labels: 'fair': expected one of given, coin",

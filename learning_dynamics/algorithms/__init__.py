@@ -13,15 +13,21 @@ class Algorithm:
     Attributes:
         responses: the responses that its loss scores, each a column of the row.
         reference: whether the loss compares with the reference model's log-probs.
+        settings: the settings of a run that only some algorithms read, and this one does.
         source: where its equation stands; numbers without a name are the paper's.
     """
 
     responses: tuple[str, ...]
     reference: bool
+    settings: tuple[str, ...]
     source: str
 
 
 ALGORITHMS = {
-    "sft": Algorithm(("chosen",), False, "eq. 4 and 10"),
-    "dpo": Algorithm(("chosen", "rejected"), True, "eq. 6; Rafailov et al. 2023, eq. 7"),
+    "sft": Algorithm(("chosen",), False, ("target",), "eq. 4 and 10"),
+    "dpo": Algorithm(
+        ("chosen", "rejected"), True, ("beta", "labels"), "eq. 6; Rafailov et al. 2023, eq. 7"
+    ),
 }
+# Settings that belong to some algorithms alone: a run carries only those that its own reads.
+SPECIAL_SETTINGS = {name for algorithm in ALGORITHMS.values() for name in algorithm.settings}
