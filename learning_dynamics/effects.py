@@ -23,6 +23,8 @@ ALONG_DPO = {
 ONE_STEP = {
     "one-step-top": ("one step, valley of y⁻: the best other token gains", "dlogp_top_other", +1),
     "one-step-rest": ("one step, valley of y⁻: all the rest loses", "dlogp_rest", -1),
+    # added after the first results were seen (docs/statistics.md says so); percentage points
+    "one-step-mass": ("… the best other token gains mass (% points)", "dp_top_other", +1),
 }
 EXTEND = {
     "extend-others": ("extend softens the decay of the others", "others-down", +1),
@@ -184,6 +186,7 @@ def _valley(one_step: Mapping[int, pd.DataFrame], kind: str, column: str) -> np.
     means = []
     for table in one_step.values():
         rows = table[(table["kind"] == kind) & (table["p_label"] < VALLEY)]
-        means.append(rows.groupby("batch")[column].mean().to_numpy())
+        scale = 100 if column.startswith("dp_") else 1
+        means.append(scale * rows.groupby("batch")[column].mean().to_numpy())
     count = min(map(len, means))
     return np.array([values[:count] for values in means])

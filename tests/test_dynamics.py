@@ -162,7 +162,7 @@ def one_step_table(seed):
     return pd.DataFrame(
         [
             {"kind": kind, "batch": batch, "p_label": p, "dlogp_top_other": top * (p < 0.05),
-             "dlogp_rest": rest * (p < 0.05)}
+             "dlogp_rest": rest * (p < 0.05), "dp_top_other": 0.1 * top * (p < 0.05)}
             for kind, (top, rest) in moves.items() for batch in range(4) for p in (0.01, 0.5)
         ]
     )  # fmt: skip
@@ -196,6 +196,7 @@ def test_effects_find_what_was_built_in():
     value = table.set_index(["effect", "quantity"])["value"]
     assert value["valley-top", "change under dpo"] == pytest.approx(20)
     assert value["one-step-top", "dpo step − SFT step"] == pytest.approx(0.4)
+    assert value["one-step-mass", "dpo step − SFT step"] == pytest.approx(4.0)
     assert value["extend-greedy", "extend − dpo, equal updates"] == pytest.approx(-5)
     # margins grow by 0.3 (dpo) and 0.2 (extend) an update: dpo is read at 2/3 of its updates
     by_margin = value["extend-greedy", "extend − dpo, equal margin"]

@@ -22,6 +22,8 @@ def main() -> None:
         table.to_csv(temporary, index=False, float_format="%.6g")
     with atomic(args.markdown) as temporary:
         text = effects.as_markdown(table) + "\n" + effects.criteria(runs)
+        if len(args.study["seeds"]) == 1:
+            text += "One seed: the intervals are over examples and say nothing of training noise.\n"
         Path(temporary).write_text(text, encoding="utf-8")
 
 

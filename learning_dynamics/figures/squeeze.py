@@ -123,6 +123,9 @@ def _along(figure: SubFigure, runs: Mapping[str, Trajectories]) -> None:
             bottom, by_seed, "logp_greedy0", "chosen", style.GREEDY, lw=1.2, ls="--"
         )
         bottom.set_xlabel("updates")
+    low, high = axes[0, 0].get_ylim()
+    room = 0.18 * (high - low)  # for the numbers
+    axes[0, 0].set_ylim(low - room, high + room)
     for role, panel in zip(ROLES, axes[0], strict=True):
         for key, colour, word, height in (("best", style.GREEDY, "best other", 0.93),
                                           ("label", style.REJECTED, "y⁻", 0.06)):  # fmt: skip
