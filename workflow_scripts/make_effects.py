@@ -17,11 +17,17 @@ def main() -> None:
     parser.add_argument("--markdown", required=True, help="output: the same for people")
     args = parser.parse_args()
     runs = inputs.trajectories(args.results, args.study)
-    table = effects.effects_table(effects.effects(runs, inputs.one_steps(args.results, args.study)))
+    one_step = inputs.one_steps(args.results, args.study)
+    table = effects.effects_table(effects.effects(runs, one_step))
     with atomic(args.out) as temporary:
         table.to_csv(temporary, index=False, float_format="%.6g")
     with atomic(args.markdown) as temporary:
-        text = effects.as_markdown(table) + "\n" + effects.criteria(runs)
+        text = (
+            effects.as_markdown(table)
+            + "\n"
+            + effects.mass_balance(one_step)
+            + effects.criteria(runs)
+        )
         if len(args.study["seeds"]) == 1:
             text += "One seed: the intervals are over examples and say nothing of training noise.\n"
         Path(temporary).write_text(text, encoding="utf-8")
