@@ -21,7 +21,8 @@ METRICS = [
     "entropy",
 ]  # fmt: skip
 SUMS = ["logp", "logp_argmax", "logp_greedy0", "logp_top_other", "logp_complement"]
-BLOCK_ELEMENTS = 4_000_000  # logits per metrics block: bounds memory, fits caches
+# Logits per metrics block: near a cache on a CPU, a gigabyte of fp32 on a GPU.
+BLOCK_ELEMENTS = {"cpu": 4_000_000, "cuda": 250_000_000}
 
 
 @dataclass(frozen=True)
@@ -222,7 +223,7 @@ def score_batch(
     """Per-token metrics of one batch, float64 arrays of shape (N,), in blocks over positions."""
     states = response_states(model, batch)
     head = model.get_output_embeddings()
-    size = max(1, BLOCK_ELEMENTS // head.weight.shape[0])
+    size = max(1, BLOCK_ELEMENTS[states.device.type] // head.weight.shape[0])
     parts = []
     for start in range(0, len(states), size):
         stop = start + size
