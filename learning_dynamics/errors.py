@@ -26,7 +26,7 @@ def run_script(main: Callable[[], int | None]) -> None:
     Every script takes ``--log FILE``: progress goes there, warnings and errors also to stderr;
     without it everything goes to stderr.
     """
-    _start_logging()
+    to_file = _start_logging()
     # Progress bars of the libraries would fill the logs.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -42,11 +42,13 @@ def run_script(main: Callable[[], int | None]) -> None:
         message = f"{place}: {error.strerror or error}; expected a path to read or write"
     else:
         sys.exit(code)
-    logging.getLogger("error").info("error: %s", message)
+    if to_file:
+        logging.getLogger("error").info("error: %s", message)
     fail(message)
 
 
-def _start_logging() -> None:
+def _start_logging() -> bool:
+    """Set up logging as ``--log`` asks; whether there is a log file."""
     console = logging.StreamHandler(sys.stderr)
     handlers: list[logging.Handler] = [console]
     if "--log" in sys.argv:
@@ -64,3 +66,4 @@ def _start_logging() -> None:
     )
     for noisy in NOISY:
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    return len(handlers) > 1
