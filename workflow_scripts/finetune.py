@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 from learning_dynamics import models, trajectory
+from learning_dynamics.command import add_model, load_model
 from learning_dynamics.errors import run_script
 from learning_dynamics.files import atomic, read_table, write_json, write_table
 from learning_dynamics.finetune import finetune, training_rows
@@ -19,16 +20,13 @@ from learning_dynamics.pairs import PAIR_COLUMNS
 from learning_dynamics.probe import PROBE_COLUMNS
 from learning_dynamics.provenance import commit, digest_of
 from learning_dynamics.resume import Checkpoints, fingerprint
-from learning_dynamics.tokens import Codec
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--spec", type=json.loads, required=True, help="the run, as JSON")
-    parser.add_argument("--model-spec", type=json.loads, required=True, help="the model, as JSON")
-    parser.add_argument("--compute", type=json.loads, required=True, help="section compute, JSON")
     parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--init", required=True, help="model folder to start from")
+    add_model(parser, "--init")
     parser.add_argument("--pairs", required=True, help="pairs.parquet")
     parser.add_argument("--probes", required=True, nargs="+", help="probe tables")
     parser.add_argument("--reference", help="reference.parquet, for preference losses")
@@ -40,9 +38,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     args = arguments()
     started = time.time()
-    device = models.device_of(args.compute)
-    model, tokenizer = models.load(args.init, device)
-    codec = Codec(tokenizer, args.model_spec["max_length"], args.model_spec["max_prompt_length"])
+    model, codec = load_model(args)
     pairs = read_table(args.pairs, PAIR_COLUMNS)
     reference = None
     if args.reference:
@@ -52,14 +48,14 @@ def main() -> None:
     settings = {"spec": args.spec, "seed": args.seed, "compute": args.compute,
                 "model": args.model_spec, "epochs": args.keep_epochs,
                 "code": digest_of("workflow_scripts/finetune.py")}  # fmt: skip
-    inputs = [args.init, args.pairs, *args.probes, *filter(None, [args.reference])]
+    inputs = [args.model, args.pairs, *args.probes, *filter(None, [args.reference])]
     checkpoints = Checkpoints(args.out / ".resume", fingerprint(settings, inputs))
     tables, counters = finetune(
-        model, tokenizer, rows, trajectory.probe_trees(probes, codec), args.spec, args.seed,
+        model, codec.tokenizer, rows, trajectory.probe_trees(probes, codec), args.spec, args.seed,
         args.compute, checkpoints, args.keep_epochs,
     )  # fmt: skip
     with atomic(args.out / "model") as temporary:
-        models.save(model, tokenizer, temporary)
+        models.save(model, codec.tokenizer, temporary)
     for epoch in args.keep_epochs:
         with atomic(args.out / "checkpoints" / f"epoch{epoch}") as temporary:
             shutil.copytree(checkpoints.folder / f"epoch{epoch}", temporary)
@@ -73,8 +69,8 @@ def main() -> None:
             "cut_responses": codec.cut_responses,
             "commit": commit(),
             "versions": {name: version(name) for name in ("torch", "transformers", "numpy")},
-            "hardware": torch.cuda.get_device_name(device)
-            if device.type == "cuda"
+            "hardware": torch.cuda.get_device_name(model.device)
+            if model.device.type == "cuda"
             else platform.processor() or platform.machine(),
             "wall_seconds_of_last_attempt": time.time() - started,
         },

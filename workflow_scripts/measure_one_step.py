@@ -1,29 +1,24 @@
 """Take single DPO, coin-flip and SFT steps from one model and record where mass goes."""
 
 import argparse
-import json
 
-from learning_dynamics import finetune, models, one_step
+from learning_dynamics import finetune, one_step
+from learning_dynamics.command import add_model, load_model
 from learning_dynamics.errors import InputError, run_script
 from learning_dynamics.files import read_table, write_table
 from learning_dynamics.pairs import PAIR_COLUMNS
-from learning_dynamics.tokens import Codec
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True, help="model folder")
-    parser.add_argument("--model-spec", type=json.loads, required=True, help="the model, as JSON")
-    parser.add_argument("--compute", type=json.loads, required=True, help="section compute, JSON")
+    add_model(parser)
     parser.add_argument("--pairs", required=True, help="pairs.parquet")
     parser.add_argument("--batches", type=int, required=True)
     parser.add_argument("--batch-size", type=int, required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--out", required=True, help="output: one-step.parquet")
     args = parser.parse_args()
-    device = models.device_of(args.compute)
-    model, tokenizer = models.load(args.model, device)
-    codec = Codec(tokenizer, args.model_spec["max_length"], args.model_spec["max_prompt_length"])
+    model, codec = load_model(args)
     pairs = read_table(args.pairs, PAIR_COLUMNS)
     train = pairs[pairs["split"] == "train"]
     if len(train) < args.batches * args.batch_size:
