@@ -80,7 +80,7 @@ def _theory(figure: SubFigure, table: pd.DataFrame) -> None:
                     fontsize=7, va="top")  # fmt: skip
     axes[0, 0].text(0.03, 0.67, "▾ label", color=style.REJECTED, transform=axes[0, 0].transAxes,
                     fontsize=7, va="top")  # fmt: skip
-    axes[2, 0].text(0.03, 0.97, "dots: measured\nline: Lemma 1", fontsize=6.5, va="top",
+    axes[2, 0].text(0.03, 0.06, "dots: measured\nline: Lemma 1", fontsize=6.5, va="bottom",
                     transform=axes[2, 0].transAxes)  # fmt: skip
     style.heading(figure, "a", "One gradient step on a softmax: a negative step feeds the peak")
 
