@@ -101,7 +101,7 @@ def _band(axes: Axes, runs: Trajectories, column: str, kind: str, colour: str, *
 
 def _along(figure: SubFigure, runs: Mapping[str, Trajectories]) -> None:
     axes = figure.subplots(2, 3, sharex=True, sharey="row")
-    figure.subplots_adjust(left=0.085, right=0.86, top=0.87, bottom=0.1, hspace=0.2, wspace=0.1)
+    figure.subplots_adjust(left=0.1, right=0.86, top=0.87, bottom=0.1, hspace=0.2, wspace=0.1)
     ends: dict[str, dict[str, float]] = {}
     for (role, title), (top, bottom) in zip(ROLES.items(), axes.T, strict=True):
         by_seed = runs[role]
@@ -155,7 +155,7 @@ def _along(figure: SubFigure, runs: Mapping[str, Trajectories]) -> None:
 
 def _one_step(figure: SubFigure, one_step: Mapping[int, pd.DataFrame]) -> None:
     axes = figure.subplots(1, 3, sharey=True)
-    figure.subplots_adjust(left=0.085, right=0.86, top=0.77, bottom=0.22, wspace=0.1)
+    figure.subplots_adjust(left=0.1, right=0.86, top=0.77, bottom=0.22, wspace=0.1)
     table = pd.concat([t.assign(seed=seed) for seed, t in one_step.items()])
     table["bin"] = pd.cut(table["p_label"], BINS, labels=BIN_LABELS, include_lowest=True)
     titles = {"dpo": "one DPO step", "coinflip": "one coin-flip DPO step",
