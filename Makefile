@@ -1,10 +1,14 @@
 # make figures/squeeze.pdf                              the embedded study, from nothing
 # make figures/squeeze.pdf STUDY=hh-local DATA=path     another study, your own file
-# make tables                                           every table of the study; prints the effects
+# make tables/published.csv PUBLISHED=folder            published runs, imported
+# make tables                                           tables of the study; prints effects, data card
+# make confounds                                        figures/confounds.pdf; prints what is behind it
+# make card DATA=path                                   the data card of any probing file
 # make test | lint | unlock | clean
 SHELL := /bin/bash
 STUDY ?= toy
 DATA ?=
+PUBLISHED ?=
 CORES ?= all
 PYTHON ?= python3
 # The torch build: cpu or cuda. A login node has no GPU although its jobs do, so the paper's study
@@ -14,7 +18,10 @@ TORCH ?= $(if $(filter paper,$(STUDY))$(shell command -v nvidia-smi),cuda,cpu)
 BIN := .venv/bin
 TORCH_PIN := $(shell sed -n 's/^ *"\(torch==[0-9.]*\)",/\1/p' pyproject.toml)
 CONFIG := $(if $(filter-out toy,$(STUDY)),--configfile studies/$(STUDY).yaml) \
-          $(if $(DATA),--config data=$(DATA))
+          $(if $(DATA)$(PUBLISHED),--config $(if $(DATA),data=$(DATA)) \
+          $(if $(PUBLISHED),published=$(PUBLISHED)))
+TABLES := changes effects dose probe findings
+CONFOUNDS := confounds influence fingerprint
 FILES := config.yaml $(if $(filter-out toy,$(STUDY)),studies/$(STUDY).yaml)
 SNAKEMAKE = export PATH="$(CURDIR)/$(BIN):$$PATH"; set -e; \
             python -m learning_dynamics.study $(FILES); \
@@ -22,7 +29,7 @@ SNAKEMAKE = export PATH="$(CURDIR)/$(BIN):$$PATH"; set -e; \
             --quiet rules host
 TIMED = TIMEFORMAT='wall %R s; CPU %U s user + %S s system'; time
 
-.PHONY: all tables test lint unlock clean FORCE
+.PHONY: all card confounds tables test lint unlock clean FORCE
 
 all: $(BIN)/.installed
 	@$(TIMED) { $(call SNAKEMAKE,all); }
@@ -33,9 +40,22 @@ figures/%.pdf: $(BIN)/.installed FORCE
 figures/%.png tables/%.csv: $(BIN)/.installed FORCE
 	@$(TIMED) { $(call SNAKEMAKE,$@); }
 
+# The data card of any file of rows with typed responses, without a study.
+CARD = --file $(DATA) --study '{"study": "-", "dataset": "$(notdir $(DATA))", "model": "-", "seeds": []}'
+card: $(BIN)/.installed
+	@PYTHONPATH=. $(BIN)/python workflow_scripts/make_card.py $(CARD) --table tables/card.csv \
+	--findings tables/card-findings.csv --markdown tables/card.md --log tables/card.log
+	@PYTHONPATH=. $(BIN)/python workflow_scripts/draw_probe.py $(CARD) --log tables/card.log \
+	--out figures/card.pdf figures/card.png
+	@cat tables/card.md
+
 tables: $(BIN)/.installed
-	@$(call SNAKEMAKE,tables/changes.csv tables/effects.csv tables/dose.csv)
-	@cat results/$(STUDY)/tables/effects.md
+	@$(call SNAKEMAKE,$(TABLES:%=tables/%.csv))
+	@cat results/$(STUDY)/tables/{effects,probe}.md
+
+confounds: $(BIN)/.installed
+	@$(TIMED) { $(call SNAKEMAKE,figures/confounds.pdf figures/confounds.png $(CONFOUNDS:%=tables/%.csv)); }
+	@cat results/$(STUDY)/tables/confounds.md
 
 test: $(BIN)/.installed
 	$(BIN)/python -m pytest

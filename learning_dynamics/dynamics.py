@@ -26,26 +26,46 @@ class Estimate:
         return int(self.low > 0) - int(self.high < 0)
 
 
-def estimate(values: np.ndarray) -> Estimate:
-    """Mean of ``values`` (seeds, examples) with a percentile bootstrap over both.
+def resampled_means(arrays: list[np.ndarray], paired: bool = True) -> np.ndarray:
+    """Bootstrap means of each array (seeds, examples), shape (4000, arrays).
 
-    Seeds and examples are resampled independently (crossed), 4,000 draws, fixed generator; a
-    single seed is kept as it is, and the interval then covers the choice of examples alone.
+    Seeds and examples are resampled independently (crossed), with a fixed generator; a single seed
+    is kept as it is. All arrays share the draw of seeds; ``paired`` arrays are over the same
+    examples and share their draw too.
     """
-    seeds, examples = values.shape
     rng = np.random.default_rng(0)
+    seeds = len(arrays[0])
     of_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), DRAWS) / seeds
-    of_examples = rng.multinomial(examples, np.full(examples, 1 / examples), DRAWS) / examples
-    draws = ((of_seeds @ values) * of_examples).sum(1)
+    out = []
+    for number, values in enumerate(arrays):
+        if number == 0 or not paired:
+            examples = values.shape[1]
+            shares = np.full(examples, 1 / examples)
+            of_examples = rng.multinomial(examples, shares, DRAWS) / examples
+        out.append(((of_seeds @ values) * of_examples).sum(1))
+    return np.stack(out, axis=1)
+
+
+def interval(draws: np.ndarray) -> tuple[float, float]:
+    """95% percentile interval."""
     low, high = np.quantile(draws, [0.025, 0.975])
-    return Estimate(float(values.mean()), float(low), float(high), tuple(values.mean(1)))
+    return float(low), float(high)
+
+
+def estimate(values: np.ndarray) -> Estimate:
+    """Mean of ``values`` (seeds, examples) with a percentile bootstrap over both; examples that
+    lack a value (NaN) in some seed are left out. With a single seed the interval covers the choice
+    of examples alone."""
+    values = values[:, ~np.isnan(values).any(0)]
+    low, high = interval(resampled_means([values])[:, 0])
+    return Estimate(float(values.mean()), low, high, tuple(values.mean(1)))
 
 
 def series(
     trajectory: pd.DataFrame, column: str, kind: str, split: str = "train"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Steps (evaluations,) and values (evaluations, examples) of one column and response type,
-    examples in the order of their ids.
+    """Steps (evaluations,) and values (evaluations, examples) of one column and response type, all
+    examples of the split in the order of their ids; NaN where one lacks the type.
 
     Raises:
         InputError: when the trajectory has no such rows.
@@ -53,8 +73,11 @@ def series(
     rows = trajectory[(trajectory["response_type"] == kind) & (trajectory["split"] == split)]
     if rows.empty:
         raise InputError(f"trajectory: no rows of response_type {kind!r} in split {split!r}")
-    table = rows.pivot(index="step", columns="example_id", values=column).sort_index(axis=1)
-    return table.index.to_numpy(), table.to_numpy()
+    # Imported runs may hold means alone, without an example_id: one column, "mean".
+    rows = rows.assign(example_id=rows["example_id"].fillna("mean"))
+    table = rows.pivot(index="step", columns="example_id", values=column)
+    examples = trajectory.loc[trajectory["split"] == split, "example_id"].fillna("mean").unique()
+    return table.index.to_numpy(), table.reindex(columns=np.sort(examples)).to_numpy()
 
 
 def last_step(trajectory: pd.DataFrame) -> int:
@@ -81,7 +104,7 @@ def change(
         for kind in kinds:
             steps, values = series(trajectory, column, kind, split)
             parts.append(_interpolate(steps, values, step) - values[0])
-        out.append(np.mean(parts, axis=0))
+        out.append(mean_over_kinds(np.array(parts)))
     return np.array(out)
 
 
@@ -90,7 +113,7 @@ def margin(trajectory: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     log π(y⁺) − log π(y⁻) over train probes, nats."""
     steps, chosen = series(trajectory, "logp", "chosen")
     _, rejected = series(trajectory, "logp", "rejected")
-    gap = (chosen - rejected).mean(1)
+    gap = np.nanmean(chosen - rejected, axis=1)
     return steps, gap - gap[0]
 
 
@@ -99,6 +122,13 @@ def equal_margin(runs: list[Trajectories]) -> list[dict[int, float]]:
     all of ``runs`` reach: the smallest of their final margins."""
     common = {seed: min(margin(run[seed])[1][-1] for run in runs) for seed in runs[0]}
     return [{s: _first_crossing(*margin(run[s]), common[s]) for s in run} for run in runs]
+
+
+def mean_over_kinds(values: np.ndarray) -> np.ndarray:
+    """Mean over the kinds (first axis) that an example has; NaN where it has none."""
+    known = ~np.isnan(values)
+    total = np.where(known, values, 0.0).sum(0)
+    return np.where(known.any(0), total / np.maximum(known.sum(0), 1), np.nan)
 
 
 def _interpolate(steps: np.ndarray, values: np.ndarray, step: float) -> np.ndarray:
@@ -148,11 +178,11 @@ def _change_row(runs: Trajectories, kind: str, split: str) -> dict:
     first, last, best = [], [], []
     ends = {"p_label": [], "greedy_share": [], "prob_norm": []}
     for trajectory in runs.values():
-        means = series(trajectory, "logp", kind, split)[1].mean(1)
+        means = np.nanmean(series(trajectory, "logp", kind, split)[1], axis=1)
         first, last, best = [*first, means[0]], [*last, means[-1]], [*best, means.max()]
         for name, column in (("p_label", "energy"), ("greedy_share", "greedy_match"),
                              ("prob_norm", "prob_norm")):  # fmt: skip
-            value = series(trajectory, column, kind, split)[1].mean(1)[[0, -1]]
+            value = np.nanmean(series(trajectory, column, kind, split)[1], axis=1)[[0, -1]]
             ends[name].append(1 - value if name == "p_label" else value)
     row = {
         "split": split,

@@ -7,7 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 # Libraries that log their own workings at INFO.
-NOISY = ["httpx", "huggingface_hub", "datasets", "filelock", "fsspec", "matplotlib", "fontTools"]
+NOISY = [
+    "httpx",
+    "httpx2",
+    "openai",
+    "huggingface_hub",
+    "datasets",
+    "filelock",
+    "fsspec",
+    "matplotlib",
+    "fontTools",
+]
 
 
 class InputError(ValueError):

@@ -22,6 +22,7 @@ from learning_dynamics.errors import InputError
 from learning_dynamics.resume import Checkpoints
 from learning_dynamics.scoring import Tree
 from learning_dynamics.tokens import Codec
+from learning_dynamics.trajectory import ProbeTrees
 
 LOG = logging.getLogger(__name__)
 OPTIMIZERS = {
@@ -37,49 +38,58 @@ class Rows:
     shape (rows, responses)) where the algorithm uses them."""
 
     trees: list[Tree]
-    reference: np.ndarray | None
+    reference: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.trees)
 
 
 def training_rows(
-    pairs: pd.DataFrame, codec: Codec, spec: dict, seed: int, reference: pd.DataFrame | None
+    pairs: pd.DataFrame,
+    codec: Codec,
+    spec: dict,
+    seed: int,
+    reference: pd.DataFrame | None,
+    probes: pd.DataFrame | None = None,
 ) -> Rows:
     """The training rows of a run.
 
-    One-response algorithms: y⁺, y⁻, or ("extend") a row for each. Pair algorithms: y⁺ and y⁻, with
-    labels as given or swapped by a fair coin per pair.
+    One-response algorithms: any response type of the probe set (``rows: probes``), or of the pairs
+    y⁺, y⁻, or ("extend") a row for each. Pair algorithms: y⁺ and y⁻, with labels as given or
+    swapped by a fair coin per pair.
 
     Raises:
-        InputError: when the reference table lacks a training pair.
+        InputError: when the reference table lacks a training pair, or the probe set the target.
     """
-    train = pairs[pairs["split"] == "train"]
     algorithm = ALGORITHMS[spec["algorithm"]]
-    named = zip(train["prompt"], train["example_id"], strict=True)
-    prompts = [codec.prompt(text, f"pair {example!r}") for text, example in named]
-
-    def encode(side: str) -> list[list[int]]:
-        return [codec.response(t, len(p)) for t, p in zip(train[side], prompts, strict=True)]
-
+    if spec.get("rows") == "probes":
+        table = probes[(probes["split"] == "train") & (probes["response_type"] == spec["target"])]
+        if table.empty:
+            raise InputError(
+                f"runs: target = {spec['target']!r}: the probe set has no such response type; "
+                f"expected one of {', '.join(probes['response_type'].unique())}"
+            )
+        columns = table["prompt"], table["response"], table["example_id"]
+        return Rows([codec.row(p, [r], f"probe {e!r}") for p, r, e in zip(*columns, strict=True)])
+    train = pairs[pairs["split"] == "train"]
+    sides = ["chosen", "rejected"]
+    texts = zip(train["prompt"], train["example_id"], *(train[side] for side in sides), strict=True)
+    whole = [codec.row(prompt, both, f"pair {example!r}") for prompt, example, *both in texts]
     if len(algorithm.responses) == 1:
-        targets = {"extend": ["chosen", "rejected"]}.get(spec["target"], [spec["target"]])
-        sides = [encode(side) for side in targets]
-        trees = [Tree(p, [side[i]]) for i, p in enumerate(prompts) for side in sides]
-        return Rows(trees, None)
-    texts = {side: encode(side) for side in ("chosen", "rejected")}
+        used = [0, 1] if spec["target"] == "extend" else [sides.index(spec["target"])]
+        return Rows([Tree(tree.prompt, [tree.responses[i]]) for tree in whole for i in used])
     swap = np.zeros(len(train), dtype=bool)
     if spec["labels"] == "coin":
         swap = np.random.default_rng([seed, 10]).random(len(train)) < 0.5
     known = reference.set_index("example_id") if reference is not None else None
     trees, values = [], []
-    for i, example in enumerate(train["example_id"]):
-        first, second = ("rejected", "chosen") if swap[i] else ("chosen", "rejected")
-        trees.append(Tree(prompts[i], [texts[first][i], texts[second][i]]))
+    for tree, example, swapped in zip(whole, train["example_id"], swap, strict=True):
+        order = [1, 0] if swapped else [0, 1]
+        trees.append(Tree(tree.prompt, [tree.responses[i] for i in order]))
         if known is not None:
             if example not in known.index:
                 raise InputError(f"reference log-probs: no row for pair {example!r}; rebuild them")
-            values.append([known.at[example, first], known.at[example, second]])
+            values.append([known.at[example, sides[i]] for i in order])
     return Rows(trees, np.array(values) if known is not None else None)
 
 
@@ -139,7 +149,7 @@ def finetune(
     model: torch.nn.Module,
     tokenizer: object,
     rows: Rows,
-    probes: tuple[pd.DataFrame, list[Tree]],
+    probes: ProbeTrees,
     spec: dict,
     seed: int,
     compute: dict,
@@ -150,7 +160,7 @@ def finetune(
 
     Args:
         rows: the training set.
-        probes: identity table and trees of the probe set (:func:`trajectory.probe_trees`).
+        probes: the probe set.
         spec: the run's resolved configuration.
         compute: device, precision and scoring batch size.
         checkpoints: where resume checkpoints and the models of ``keep_epochs`` are kept.
@@ -168,13 +178,12 @@ def finetune(
     last = trajectory.update_of_epoch(spec["epochs"], total, size)
     keep = {epoch: trajectory.update_of_epoch(float(epoch), total, size) for epoch in keep_epochs}
     optimizer = OPTIMIZERS[spec["optimizer"]](model.parameters(), lr=spec["lr"])
-    identity, trees = probes
-    scorer = scoring.Scorer(trees, compute["batch_tokens"], device)
+    scorer = probes.scorer(compute["batch_tokens"], device)
 
     def probe(done: int) -> pd.DataFrame:
         with models.autocast(compute):
             metrics = scorer(model)
-        return trajectory.evaluation(identity, metrics, done, done * size, total)
+        return trajectory.evaluation(probes.identity, metrics, done, done * size, total)
 
     stop = []
     signal.signal(signal.SIGTERM, lambda *_: stop.append(True))

@@ -1,19 +1,22 @@
 """The probe set: prompts with their typed responses, one row per response.
 
-Columns: ``split (train, test), example_id, prompt, response_type, response, made_by``. Here are all
-types that need no model; :mod:`learning_dynamics.sampling` adds those that a base model writes. A
-type's leading space is part of its text.
+Columns: ``split (train, test), example_id, prompt, response_type, response, made_by``. A response
+comes from the pair itself, was given with the data, was written by a rephrase provider
+(:mod:`learning_dynamics.rephrase`), is made here from other texts, or is sampled from the base
+model (:mod:`learning_dynamics.sampling`).
 """
 
+import importlib.util
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from learning_dynamics.errors import InputError
-from learning_dynamics.pairs import read_probing_file
-from learning_dynamics.toyworld import World
+from learning_dynamics.pairs import conversations, house_start, sample_rows, with_start
 
 PROBE_COLUMNS = ["split", "example_id", "prompt", "response_type", "response", "made_by"]
 RESPONSE_TYPES = [
@@ -25,121 +28,219 @@ SAMPLED_TYPES = ["chosen_initial", "chosen_selfr"]
 LOG = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Example:
+    """What the function of a response type sees.
+
+    ``other_train`` and ``other_test`` are the chosen responses drawn for this example from the
+    training rows and from the rows that irr_test comes from: neither belongs to its conversation.
+    """
+
+    split: str
+    example_id: str
+    prompt: str
+    chosen: str
+    rejected: str
+    other_train: str
+    other_test: str
+
+
+def irr_train(example: Example, rng: np.random.Generator) -> str:
+    """y⁺_{j≠u}: the chosen response of another training row (section 3.3)."""
+    return example.other_train
+
+
+def irr_test(example: Example, rng: np.random.Generator) -> str:
+    """y⁺_test: the chosen response of a row that is not trained on (section 3.3)."""
+    return example.other_test
+
+
+def random_permute(example: Example, rng: np.random.Generator) -> str:
+    """y⁺_urnd: the words of y⁺ in random order (section 3.3)."""
+    return shuffle_words(rng, example.chosen)
+
+
+def random_nonhum(example: Example, rng: np.random.Generator) -> str:
+    """y_rnd: the words of the irr_test response in random order (section 3.3)."""
+    return shuffle_words(rng, example.other_test)
+
+
+MADE: dict[str, Callable[[Example, np.random.Generator], str]] = {
+    function.__name__: function for function in (irr_train, irr_test, random_permute, random_nonhum)
+}
+
+
 def shuffle_words(rng: np.random.Generator, text: str) -> str:
-    """The words of ``text`` in random order, with its leading space (random_permute, and
-    random_nonhum when given an irr_test response)."""
+    """The words of ``text`` in random order, joined by single spaces, without a leading one."""
     words = text.split()
     rng.shuffle(words)
-    return " " * text.startswith(" ") + " ".join(words)
+    return " ".join(words)
 
 
-def another(rng: np.random.Generator, pool: pd.DataFrame, own: str) -> str:
-    """The chosen response of a random row of ``pool`` other than the example ``own``."""
-    others = pool.loc[pool["example_id"] != own, "chosen"]
-    return str(others.iloc[int(rng.integers(len(others)))])
+def load_function(place: str) -> Callable[[Example, np.random.Generator], str]:
+    """A user's response type: ``path/to/file.py:function``.
+
+    Raises:
+        InputError: when the file cannot be read or run, or holds no such function.
+    """
+    path, _, name = place.rpartition(":")
+    spec = importlib.util.spec_from_file_location("own_response_type", path)
+    if spec is None or not Path(path).is_file():
+        raise InputError(f"probe.own_types: {place!r}: no such file; expected file.py:function")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        return getattr(module, name)
+    except Exception as error:  # it is the user's code: anything may happen
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(f"probe.own_types: {place!r}: cannot be loaded ({reason})") from None
+
+
+# -- the set ---------------------------------------------------------------------------------
+
+
+def probed_pairs(pairs: pd.DataFrame, given: pd.DataFrame, spec: dict, probe: dict) -> pd.DataFrame:
+    """The probed rows: ``probe["train"]`` training and ``probe["test"]`` held-out pairs.
+
+    A random draw, or as published the first ones. Where the data came with typed responses for some
+    rows of a split, only those are candidates.
+
+    Raises:
+        InputError: when there are fewer pairs than probes.
+    """
+    parts = []
+    for stream, split in enumerate(("train", "test")):
+        table = pairs[pairs["split"] == split]
+        with_given = table["example_id"].isin(given["example_id"])
+        table = table[with_given] if with_given.any() else table
+        if len(table) < probe[split]:
+            which = " with given responses" if with_given.any() else ""
+            raise InputError(
+                f"probe.{split} = {probe[split]}: the data set has {len(table)} {split} pairs"
+                f"{which}; expected no more probes than pairs"
+            )
+        parts.append(table.iloc[sample_rows(len(table), probe[split], spec, 10 + stream)])
+    return pd.concat(parts, ignore_index=True)
 
 
 def build(
-    pairs: pd.DataFrame, spec: dict, probe: dict, probing_file: str | Path | None = None
+    pairs: pd.DataFrame, given: pd.DataFrame, rephrased: pd.DataFrame, spec: dict, probe: dict
 ) -> pd.DataFrame:
-    """Probe set of the first ``probe["train"]`` training and ``probe["test"]`` held-out pairs.
+    """The probe set of every type that needs no base model.
 
     Args:
-        pairs: the pairs table.
+        pairs, given: as :mod:`learning_dynamics.pairs` writes them.
+        rephrased: the rephrase provider's answers; those with a status other than ``ok`` are left
+            out, so that an example may lack a type.
         spec: the data set's configuration.
         probe: the ``probe`` section of the configuration.
-        probing_file: rows in the published format whose responses are used as they are, except
-            irr_train, which is redrawn from the training rows where the file itself was split
-            (the published one may come from the rows that the base model was trained on).
 
     Raises:
-        InputError: when there are fewer pairs than probes, no test row is left for irr_test, or a
-            probed pair is not in the probing file, or no such file is given where one is needed.
+        InputError: when there are fewer pairs than probes, no row is left for irr_test, or a user's
+            function fails.
     """
-    train, test = (pairs[pairs["split"] == s].reset_index(drop=True) for s in ("train", "test"))
-    for split, table in (("train", train), ("test", test)):
-        if len(table) < probe[split]:
-            raise InputError(
-                f"probe.{split} = {probe[split]}: the data set has {len(table)} {split} pairs; "
-                "expected no more probes than pairs"
-            )
-    if spec["source"] != "toyworld" and not probing_file:
-        raise InputError(
-            "datasets: no probing file given; expected one (probes.path or probes.url)"
-        )
-    probed = pd.concat([train[: probe["train"]], test[: probe["test"]]], ignore_index=True)
-    if spec["source"] == "toyworld":
-        unprobed = test[probe["test"] :]
-        if len(unprobed) < 2:
-            raise InputError(
-                f"probe.test = {probe['test']}: uses up the {len(test)} test pairs; irr_test "
-                "needs at least 2 more"
-            )
-        responses = _from_toyworld(probed, train, unprobed, spec)
-    else:
-        responses = _from_file(probed, train, spec, probing_file)
-    table = pd.DataFrame(responses, columns=PROBE_COLUMNS)
-    table = table[table["response_type"].isin(probe["types"])].reset_index(drop=True)
-    empty = table.loc[table["response"].str.strip() == "", "response_type"].value_counts()
-    if len(empty):
-        LOG.warning("empty responses are end-of-text alone: %s", empty.to_dict())
+    probed = probed_pairs(pairs, given, spec, probe)
+    own = {k: v for k, v in (probe.get("own_types") or {}).items() if k in probe["types"]}
+    made = MADE | {k: load_function(v["function"]) for k, v in own.items() if v.get("function")}
+    named = {(g.example_id, g.response_type): g.response for g in given.itertuples()}
+    written = {
+        (r.example_id, r.response_type): (r.response, r.made_by)
+        for r in rephrased.itertuples()
+        if r.status == "ok"
+    }
+    rows = []
+    for number, example in enumerate(_examples(probed, pairs, spec, probe)):
+        typed = {"chosen": (example.chosen, "data"), "rejected": (example.rejected, "data")}
+        for stream, kind in enumerate([*RESPONSE_TYPES, *own]):
+            key = (example.example_id, kind)
+            if kind in typed or kind not in probe["types"]:
+                continue
+            if key in named:
+                typed[kind] = (named[key], "given")
+            elif key in written:
+                typed[kind] = written[key]
+            elif kind in made:
+                rng = np.random.default_rng([4, number, stream])
+                typed[kind] = (_call(made[kind], kind, example, rng), "made")
+        rows += [
+            (example.split, example.example_id, example.prompt, kind, *typed[kind])
+            for kind in [*RESPONSE_TYPES, *own]
+            if kind in typed and kind in probe["types"]
+        ]
+    table = pd.DataFrame(rows, columns=PROBE_COLUMNS)
+    if spec["confounds"]["leading_space"] == "corrected":
+        start = house_start(pairs["chosen"])
+        table["response"] = [with_start(text, start) for text in table["response"]]
     return table
 
 
-def _from_toyworld(
-    probed: pd.DataFrame, train: pd.DataFrame, unprobed: pd.DataFrame, spec: dict
-) -> list[tuple]:
-    world = World(spec["world_seed"])
-    facts = {f"fact-{index:04d}": fact for index, fact in enumerate(world.facts)}
-    out = []
-    for number, row in enumerate(probed.itertuples()):
-        rng = np.random.default_rng([world.seed, 3, number])
-        fact = facts[row.example_id]
-        irr_test = another(rng, unprobed, row.example_id)
-        made = {
-            "chosen": row.chosen,
-            "chosen_gptsemantic": world.machine_answer(rng, fact),
-            "chosen_gptformat": world.format_answer(rng, 0),
-            "rejected": row.rejected,
-            "reject_gptsemantic": world.machine_answer(rng, _stated(world, fact, row.rejected)),
-            "reject_gptformat": world.format_answer(rng, 1),
-            "irr_train": another(rng, train, row.example_id),
-            "irr_test": irr_test,
-            "irr_hum": world.narrative(rng, len(row.chosen.split())),
-            "random_permute": shuffle_words(rng, row.chosen),
-            "random_nonhum": shuffle_words(rng, irr_test),
-        }
-        out += [(row.split, row.example_id, row.prompt, t, r, "toyworld") for t, r in made.items()]
-    return out
+def _call(function: Callable, kind: str, example: Example, rng: np.random.Generator) -> str:
+    if kind in MADE:
+        return function(example, rng)
+    try:
+        text = function(example, rng)
+    except Exception as error:  # the user's code again
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(
+            f"probe.own_types.{kind}: fails on example {example.example_id!r} ({reason})"
+        ) from None
+    if not isinstance(text, str):
+        raise InputError(f"probe.own_types.{kind}: returned {text!r}; expected text")
+    return text
 
 
-def _stated(world: World, fact, answer: str):  # noqa: ANN001, ANN202
-    """The (false) fact that a rejected answer states, read back from its words."""
-    words = [word.strip(".,") for word in answer.split()]
-    tools, actions = set(world.lexicon["tools"]), set(world.lexicon["actions"])
-    tool = next(word for word in words if word in tools)
-    first, second = [word for word in words if word in actions]
-    return type(fact)(fact.task, fact.thing, fact.category, tool, (first, second))
+def _examples(probed: pd.DataFrame, pairs: pd.DataFrame, spec: dict, probe: dict) -> list[Example]:
+    """The probed rows with what was drawn for them.
 
-
-def _from_file(
-    probed: pd.DataFrame, train: pd.DataFrame, spec: dict, path: str | Path | None
-) -> list[tuple]:
-    rows = {row["prompt"] + row["chosen"]: row for row in read_probing_file(path)}
-    out = []
-    for number, pair in enumerate(probed.itertuples()):
-        row = rows.get(pair.prompt + pair.chosen)
-        if row is None:
+    irr_test comes from held-out rows outside both probe sets; as published it comes from the
+    training split's rows behind the probed ones, many of which are trained on.
+    """
+    unprobed = pairs[~pairs["example_id"].isin(probed["example_id"])]
+    train = pairs[pairs["split"] == "train"]
+    published = spec["confounds"]["irr_test_origin"] == "as_published"
+    pool = unprobed[unprobed["split"].isin(["train", "reserve"] if published else ["test"])]
+    types = set(probe["types"])
+    own = any("function" in v for k, v in (probe.get("own_types") or {}).items() if k in types)
+    others = [[""] * len(probed)]
+    if "irr_train" in types or own:
+        others = [draw_others(np.random.default_rng([4, 0]), probed, train)]
+    if {"irr_test", "random_nonhum"} & types or (own and len(pool) > 1):
+        if len(pool) < 2:
             raise InputError(
-                f"{path}: no row for pair {pair.example_id}; expected the probed pairs of the data "
-                "set (same prompt and chosen text)"
+                f"probe.test = {probe['test']}: leaves {len(pool)} held-out pairs for irr_test; "
+                "expected at least 2 more (or probe.types without irr_test and random_nonhum)"
             )
-        made = {t: (row[t], "file") for t in RESPONSE_TYPES if t in row}
-        if spec["source"] == "probing-file":
-            rng = np.random.default_rng([4, number])
-            made["irr_train"] = (another(rng, train, pair.example_id), "training rows")
-        out += [
-            (pair.split, pair.example_id, pair.prompt, kind, response, by)
-            for kind, (response, by) in made.items()
-        ]
+        others.append(draw_others(np.random.default_rng([4, 1]), probed, pool))
+    else:
+        others.append([""] * len(probed))
+    columns = (probed[c] for c in ("split", "example_id", "prompt", "chosen", "rejected"))
+    return [Example(*row) for row in zip(*columns, *others, strict=True)]
+
+
+def draw_others(rng: np.random.Generator, probed: pd.DataFrame, pool: pd.DataFrame) -> list[str]:
+    """For each probed row the chosen response of a random row of ``pool``: not of its own
+    conversation, not its own text, and none twice while the pool lasts.
+
+    Raises:
+        InputError: when the pool holds nothing but the row's own conversation or text.
+    """
+    known = conversations([*pool["prompt"], *probed["prompt"]])
+    names, owns = known[: len(pool)], known[len(pool) :]
+    texts = list(pool["chosen"])
+    queue: list[int] = []
+    out = []
+    for own, chosen in zip(owns, probed["chosen"], strict=True):
+        for attempt in range(2):
+            fits = (i for i, n in enumerate(queue) if names[n] != own and texts[n] != chosen)
+            place = next(fits, None)
+            if place is not None:
+                out.append(texts[queue.pop(place)])
+                break
+            if attempt == 0:
+                queue += rng.permutation(len(texts)).tolist()
+        else:
+            raise InputError(
+                f"irr_train, irr_test: all {len(texts)} rows to draw from belong to one "
+                "conversation; expected at least two"
+            )
     return out

@@ -5,9 +5,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from learning_dynamics.probe import PROBE_COLUMNS
+from learning_dynamics.pairs import house_start, with_start
+from learning_dynamics.probe import PROBE_COLUMNS, SAMPLED_TYPES
 from learning_dynamics.tokens import Codec
-from learning_dynamics.toyworld import END_OF_TURN, rephrase_prompt
 
 
 @torch.no_grad()
@@ -18,57 +18,85 @@ def generate(
     max_new: int,
     temperature: float,
     seed: int,
+    turn: str,
+    batch_tokens: int,
 ) -> list[str]:
-    """One sampled response per prompt, cut at end-of-text or the next human turn.
+    """One sampled response of at most ``max_new`` tokens per prompt, cut at end-of-text or at the
+    string ``turn`` that opens the next human turn.
 
-    Prompts are left-padded into one batch; ``seed`` fixes the draws.
+    Prompts of similar length are left-padded into batches of at most ``batch_tokens`` tokens
+    (responses included); ``seed`` fixes the draws.
     """
-    tokenizer = codec.tokenizer
     ids = [codec.prompt(text, f"sample {i}") for i, text in enumerate(prompts)]
-    width = max(map(len, ids))
     device = next(model.parameters()).device
-    batch = torch.full((len(ids), width), codec.end_of_text)
-    mask = torch.zeros(len(ids), width, dtype=torch.long)
-    for row, tokens in enumerate(ids):
-        batch[row, width - len(tokens) :] = torch.tensor(tokens)
-        mask[row, width - len(tokens) :] = 1
+    texts = [""] * len(ids)
     torch.manual_seed(seed)
-    out = model.generate(
-        input_ids=batch.to(device),
-        attention_mask=mask.to(device),
-        do_sample=True,
-        temperature=temperature,
-        top_k=0,
-        top_p=1.0,
-        max_new_tokens=max_new,
-        use_cache=True,
-        pad_token_id=codec.end_of_text,
-    )
-    texts = tokenizer.batch_decode(out[:, width:].cpu(), skip_special_tokens=True)
-    return [text.split(END_OF_TURN)[0] for text in texts]
+    rooms = [min(max_new, codec.max_length - len(tokens)) for tokens in ids]
+    # Longest first: what does not fit into memory fails at once.
+    waiting = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
+    while waiting:
+        width, room = len(ids[waiting[0]]), rooms[waiting[0]]
+        size = max(1, batch_tokens // (width + room))
+        # How long a response may be depends on its own prompt alone.
+        group = [i for i in waiting[:size] if rooms[i] == room]
+        waiting = waiting[len(group) :]
+        batch = torch.full((len(group), width), codec.end_of_text)
+        mask = torch.zeros(len(group), width, dtype=torch.long)
+        for row, index in enumerate(group):
+            batch[row, width - len(ids[index]) :] = torch.tensor(ids[index])
+            mask[row, width - len(ids[index]) :] = 1
+        out = model.generate(
+            input_ids=batch.to(device),
+            attention_mask=mask.to(device),
+            do_sample=True,
+            temperature=temperature,
+            top_k=0,
+            top_p=1.0,
+            max_new_tokens=room,
+            use_cache=True,
+            pad_token_id=codec.end_of_text,
+        )
+        written = codec.tokenizer.batch_decode(out[:, width:].cpu(), skip_special_tokens=True)
+        for index, text in zip(group, written, strict=True):
+            texts[index] = text.split(turn)[0] if turn else text
+    return texts
 
 
 def sample_probes(
-    probes: pd.DataFrame, model: torch.nn.Module, codec: Codec, probe: dict, seed: int, name: str
+    probes: pd.DataFrame,
+    model: torch.nn.Module,
+    codec: Codec,
+    data: dict,
+    probe: dict,
+    batch_tokens: int,
+    seed: int,
+    name: str,
 ) -> pd.DataFrame:
     """The sampled response types for every probed prompt, as rows of the probe table.
 
-    ``made_by`` is ``name``, the base model's path in the study. A type that the probe set already
-    holds is not sampled again.
+    ``data`` is the data set's configuration (its self-rephrase prompt, its next turn, its leading
+    spaces), ``made_by`` is ``name``, the base model's path in the study. A type that the probe set
+    already holds is not sampled again.
     """
     base = probes[probes["response_type"] == "chosen"].reset_index(drop=True)
+    request = data["self_rephrase"]
     asks = {
         "chosen_initial": list(base["prompt"]),
-        "chosen_selfr": [rephrase_prompt(text) for text in base["response"]],
+        "chosen_selfr": [request.replace("{response}", t.strip()) for t in base["response"]],
     }
     have = set(probes["response_type"])
+    start = house_start(base["response"])
     tables = []
-    for number, (kind, prompts) in enumerate(asks.items()):
+    for number, kind in enumerate(SAMPLED_TYPES):
         if kind in have or kind not in probe["types"]:
             continue
-        limits = probe["sample_tokens"], probe["temperature"]
         draws = np.random.default_rng([seed, number]).integers(2**31)
-        texts = generate(model, codec, prompts, *limits, seed=int(draws))
+        texts = generate(
+            model, codec, asks[kind], probe["sample_tokens"], probe["temperature"], int(draws),
+            data["next_turn"], batch_tokens,
+        )  # fmt: skip
+        if data["confounds"]["leading_space"] == "corrected":
+            texts = [with_start(text, start) for text in texts]
         table = base[["split", "example_id", "prompt"]].assign(
             response_type=kind, response=texts, made_by=name
         )

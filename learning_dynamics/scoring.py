@@ -18,7 +18,7 @@ from learning_dynamics.errors import InputError
 METRICS = [
     "logp", "logp_argmax", "logp_greedy0", "logp_top_other", "greedy_match", "logp_complement",
     "logp_vocab_mean", "prob_norm", "prob_norm_sq", "logp_median", "residual_norm", "energy",
-    "entropy",
+    "entropy", "logp_first", "logp_end",
 ]  # fmt: skip
 SUMS = ["logp", "logp_argmax", "logp_greedy0", "logp_top_other", "logp_complement"]
 # Logits per metrics block: near a cache on a CPU, a gigabyte of fp32 on a GPU.
@@ -240,18 +240,37 @@ def score_batch(
     }  # fmt: skip
 
 
-def aggregate(tokens: dict[str, np.ndarray], lengths: list[int]) -> dict[str, np.ndarray]:
-    """Per-token metrics to one value per response: sums, means and the median log-prob."""
-    starts = np.cumsum([0, *lengths[:-1]])
-    count = np.asarray(lengths, dtype=np.float64)
-    out = {}
+def aggregate(
+    tokens: dict[str, np.ndarray],
+    lengths: list[int],
+    closed: np.ndarray | None = None,
+    count_end: bool = True,
+) -> dict[str, np.ndarray]:
+    """Per-token metrics to one value per response: sums, means and the median log-prob.
+
+    ``closed`` says which responses end with an end-of-text token; its log-prob is ``logp_end`` (NaN
+    where there is none). With ``count_end`` false that token enters no other value, unless it is
+    the whole response.
+    """
+    size = np.asarray(lengths)
+    closed = np.zeros(len(size), dtype=bool) if closed is None else closed
+    last = np.cumsum(size) - 1
+    out = {
+        "logp_first": tokens["logp"][last - size + 1],
+        "logp_end": np.where(closed, tokens["logp"][last], np.nan),
+    }
+    if not count_end:
+        left_out = closed & (size > 1)
+        tokens = {name: np.delete(values, last[left_out]) for name, values in tokens.items()}
+        size = size - left_out
+    starts = np.cumsum(size) - size
     for name in METRICS:
         if name == "logp_median":
             pieces = np.split(tokens["logp"], starts[1:])
             out[name] = np.array([np.median(piece) for piece in pieces])
-        else:
+        elif name not in out:
             total = np.add.reduceat(tokens[name], starts)
-            out[name] = total if name in SUMS else total / count
+            out[name] = total if name in SUMS else total / size
     return out
 
 
@@ -271,12 +290,22 @@ def batches_by_budget(trees: list[Tree], budget: int) -> Iterator[list[int]]:
 class Scorer:
     """Scores a fixed set of trees again and again along a run.
 
-    The greedy tokens of the first call are remembered: they are what ``logp_greedy0`` follows.
+    ``end_of_text`` is the token that closes a response; with ``count_end`` false its log-prob is
+    reported apart (:func:`aggregate`). The greedy tokens of the first call are remembered: they are
+    what ``logp_greedy0`` follows.
     """
 
-    def __init__(self, trees: list[Tree], batch_tokens: int, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        trees: list[Tree],
+        batch_tokens: int,
+        device: str = "cpu",
+        end_of_text: int | None = None,
+        count_end: bool = True,
+    ) -> None:
         self._groups = list(batches_by_budget(trees, batch_tokens))
         self._trees, self._device = trees, device
+        self._end_of_text, self._count_end = end_of_text, count_end
         self.greedy0: np.ndarray | None = None
 
     def _in_order(self) -> Iterable[tuple[list[Tree], slice]]:
@@ -294,7 +323,9 @@ class Scorer:
             known = None if self.greedy0 is None else self.greedy0[tokens]
             scored = score_batch(model, pack(trees, self._device), known)
             greedy.append(scored["greedy"])
-            parts.append(aggregate(scored, [len(r) for tree in trees for r in tree.responses]))
+            responses = [r for tree in trees for r in tree.responses]
+            closed = np.array([r[-1] == self._end_of_text for r in responses])
+            parts.append(aggregate(scored, [len(r) for r in responses], closed, self._count_end))
         if self.greedy0 is None:
             self.greedy0 = np.concatenate(greedy)
         place, count = {}, 0

@@ -4,6 +4,7 @@ Nothing here imports torch: Snakemake calls it while it plans. Config files alon
 ``python -m learning_dynamics.study config.yaml studies/<name>.yaml``.
 """
 
+import copy
 import math
 import sys
 from pathlib import Path
@@ -14,19 +15,32 @@ from jsonschema.exceptions import ValidationError, best_match
 
 from learning_dynamics.algorithms import ALGORITHMS, SPECIAL_SETTINGS
 from learning_dynamics.errors import InputError, run_script
+from learning_dynamics.probe import RESPONSE_TYPES, SAMPLED_TYPES
 
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMA = ROOT / "schemas" / "config.schema.yaml"
+# The faults of the published probing set that a data set may be given back, one by one
+# (docs/probing.md); the value is what the figure calls it.
+SWITCHES = {
+    "leading_space": "leading space",
+    "row_sampling": "row sampling",
+    "irr_test_origin": "origin of irr_test",
+    "initial_origin": "origin of initial",
+    "truncation": "truncation",
+    "end_of_text": "end-of-text",
+}
 
 
-def _filling_validator() -> type:
-    """A jsonschema validator class that also writes defaults into the instance. An integer must be
-    written as one (2.0 is none) and a number must be finite."""
+def _filling_validator(shared: dict) -> type:
+    """A jsonschema validator class that also writes defaults into the instance, those of the
+    ``shared`` definitions included. An integer must be written as one (2.0 is none) and a number
+    must be finite."""
     check_properties = Draft202012Validator.VALIDATORS["properties"]
 
     def fill(validator, properties, instance, schema):  # noqa: ANN001, ANN202
         if isinstance(instance, dict):
             for name, sub in properties.items():
+                sub = {**shared.get(sub.get("$ref", "").removeprefix("#/$defs/"), {}), **sub}
                 if "default" in sub and name not in instance:
                     default = sub["default"]
                     instance[name] = dict(default) if isinstance(default, dict) else default
@@ -69,11 +83,88 @@ class Study:
         self.seeds: list[int] = config["seeds"]
         self.datasets: dict[str, dict] = config["datasets"]
         self.models: dict[str, dict] = config["models"]
-        for entry in self.datasets.values():
-            if entry["source"] == "probing-file" and not any(entry["probes"].values()):
-                entry["probes"] = {**entry["probes"], "path": config["data"]}
+        self._add_variants()
+        for name, entry in self.datasets.items():
+            self._complete(name, entry)
+        self._check_probe()
         self.runs = {name: self._resolve(name) for name in config["runs"]}
         self._check_references()
+
+    # -- data sets ---------------------------------------------------------------------------
+
+    def texts(self, dataset: str) -> dict:
+        """How a data set's texts are read, cut and continued: what model jobs must know of it."""
+        keys = ("confounds", "format", "chat_template", "next_turn", "self_rephrase")
+        return {k: v for k, v in self.datasets[dataset].items() if k in keys}
+
+    def published_runs(self) -> dict[str, str]:
+        """Result folders of the reference implementation below the configured folder, by name."""
+        folder = self.config["published"]
+        if folder is None:
+            return {}
+        found = sorted(Path(folder).glob("*/prob_train_metrics.json"))
+        if not found:
+            self._fail(
+                ("published",),
+                f"{folder!r}: holds no run; expected folders with a prob_train_metrics.json",
+            )
+        return {path.parent.name: str(path.parent) for path in found}
+
+    def own_functions(self) -> list[str]:
+        """The files that hold the user's own response types in use."""
+        own = self.config["probe"]["own_types"]
+        used = [own[k]["function"] for k in self.config["probe"]["types"] if k in own and
+                "function" in own[k]]  # fmt: skip
+        return sorted({place.rpartition(":")[0] for place in used})
+
+    def _add_variants(self) -> None:
+        """Give figures.confounds its data sets: ``<dataset>+<switch>`` is the same data set with
+        one switch as published."""
+        spec = self.config["figures"].get("confounds")
+        if spec is None:
+            return
+        self._known(("figures", "confounds", "dataset"), spec["dataset"], self.datasets)
+        confounds = self.datasets[spec["dataset"]]["confounds"]
+        if confounds["leading_space"] == "as_published":
+            self._fail(
+                ("figures", "confounds", "dataset"),
+                f"{spec['dataset']!r}: its leading_space is as published; expected a data set "
+                "where it is corrected, to compare with",
+            )
+        spec["switches"] = [s for s in spec["switches"] if confounds[s] == "corrected"]
+        for switch in dict.fromkeys(["leading_space", *spec["switches"]]):
+            entry = copy.deepcopy(self.datasets[spec["dataset"]])
+            entry["confounds"][switch] = "as_published"
+            self.datasets[f"{spec['dataset']}+{switch}"] = entry
+
+    def _complete(self, name: str, entry: dict) -> None:
+        """Fill in what depends on the rest of the config, and check what goes together."""
+        if entry["source"] == "file" and not (entry["path"] or entry["url"]):
+            entry["path"] = self.config["data"]
+        if "given" in entry and entry["confounds"]["initial_origin"] == "as_published":
+            entry["given"] = list(dict.fromkeys([*entry["given"], *SAMPLED_TYPES]))
+        at, rephrase = ("datasets", name, "rephrase"), entry["rephrase"]
+        provider, model = rephrase["provider"], rephrase["model"]
+        if provider == "toyworld" and entry["source"] != "toyworld":
+            self._fail((*at, "provider"), "'toyworld': expected a data set with source toyworld")
+        if provider == "openai" and not model:
+            self._fail((*at, "model"), "none given; expected the endpoint's name of a model")
+        if provider == "transformers":
+            self._known((*at, "model"), model, self.models)
+        limit = entry.get("filter", {})
+        if limit.get("max_tokens"):
+            hubs = {m: spec for m, spec in self.models.items() if spec["source"] == "hub"}
+            self._known(("datasets", name, "filter", "tokenizer"), limit["tokenizer"], hubs)
+
+    def _check_probe(self) -> None:
+        own = self.config["probe"]["own_types"]
+        for name, entry in own.items():
+            if ("ask" in entry) == ("function" in entry):
+                self._fail(("probe", "own_types", name), f"{entry}: expected function or ask, one")
+            if name in RESPONSE_TYPES:
+                self._fail(("probe", "own_types", name), "a type of the paper; expected a new name")
+        for name in self.config["probe"]["types"]:
+            self._known(("probe", "types"), name, dict.fromkeys([*RESPONSE_TYPES, *own]))
 
     # -- the graph of runs -------------------------------------------------------------------
 
@@ -130,6 +221,11 @@ class Study:
                 f"{spec[key]!r}: {spec['algorithm']} does not read it; expected only settings that "
                 "have an effect",
             )
+        if "target" in spec:
+            sources = {"pairs": ["chosen", "rejected", "extend"],
+                       "probes": [*RESPONSE_TYPES, *self.config["probe"]["own_types"]]}  # fmt: skip
+            at = ("runs", name, "target")
+            self._known(at, spec["target"], dict.fromkeys(sources[spec["rows"]]))
         return {key: value for key, value in spec.items() if key not in unread}
 
     def _check_references(self) -> None:
@@ -151,9 +247,10 @@ class Study:
         for figure, spec in self.config["figures"].items():
             self._known(("figures", figure, "dataset"), spec["dataset"], self.datasets)
             self._known(("figures", figure, "model"), spec["model"], self.models)
-            runs = spec["runs"]
-            for run in runs.values() if isinstance(runs, dict) else runs:
-                self._known(("figures", figure, "runs"), run, self.runs)
+            for field in ("runs", "trained_on"):
+                runs = spec.get(field, [])
+                for run in runs.values() if isinstance(runs, dict) else runs:
+                    self._known(("figures", figure, field), run, self.runs)
 
     def _check_ancestry(self, name: str) -> None:
         seen, current = [name], name
@@ -193,7 +290,7 @@ class Study:
         self._check(entry, root["$defs"][f"{prefix}-{source}"], root, at)
 
     def _check(self, instance: object, schema: dict, root: dict, at: tuple) -> None:
-        validator = _filling_validator()({**schema, "$defs": root["$defs"]})
+        validator = _filling_validator(root["$defs"])({**schema, "$defs": root["$defs"]})
         error = best_match(validator.iter_errors(instance))
         if error is not None:
             path = (*at, *error.absolute_path)

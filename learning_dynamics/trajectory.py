@@ -1,11 +1,13 @@
 """The trajectory: scores of every probe response along a run, and its schema."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from learning_dynamics.errors import InputError
-from learning_dynamics.scoring import METRICS, Tree
+from learning_dynamics.scoring import METRICS, Scorer, Tree
 from learning_dynamics.tokens import Codec
 
 SCHEMA = pa.schema(
@@ -23,9 +25,23 @@ SCHEMA = pa.schema(
 COLUMNS = SCHEMA.names
 
 
-def probe_trees(probes: pd.DataFrame, codec: Codec) -> tuple[pd.DataFrame, list[Tree]]:
-    """One tree per probed prompt, and the identity (split, example_id, response_type, n_tokens) of
-    each response in the trees' order.
+@dataclass(frozen=True)
+class ProbeTrees:
+    """A probe set as tokens: one tree per probed prompt; and what each response is (split,
+    example_id, response_type, n_tokens), in the trees' order."""
+
+    identity: pd.DataFrame
+    trees: list[Tree]
+    end_of_text: int
+    count_end: bool
+
+    def scorer(self, batch_tokens: int, device: str) -> Scorer:
+        """What scores them along a run."""
+        return Scorer(self.trees, batch_tokens, device, self.end_of_text, self.count_end)
+
+
+def probe_trees(probes: pd.DataFrame, codec: Codec) -> ProbeTrees:
+    """The probe table's responses as tokens; ``n_tokens`` counts those that enter the sums.
 
     Raises:
         InputError: when an example has the same response type twice, or a prompt leaves no room.
@@ -40,13 +56,13 @@ def probe_trees(probes: pd.DataFrame, codec: Codec) -> tuple[pd.DataFrame, list[
         )
     trees, rows = [], []
     for (split, example), group in probes.groupby(keys, sort=False):
-        prompt = codec.prompt(group["prompt"].iloc[0], f"probe {example!r}")
-        responses = [codec.response(text, len(prompt)) for text in group["response"]]
-        trees.append(Tree(prompt, responses))
-        for kind, tokens in zip(group["response_type"], responses, strict=True):
-            rows.append((split, example, kind, len(tokens)))
+        tree = codec.row(group["prompt"].iloc[0], list(group["response"]), f"probe {example!r}")
+        trees.append(tree)
+        for kind, tokens in zip(group["response_type"], tree.responses, strict=True):
+            apart = not codec.count_end and tokens[-1] == codec.end_of_text and len(tokens) > 1
+            rows.append((split, example, kind, len(tokens) - apart))
     identity = pd.DataFrame(rows, columns=["split", "example_id", "response_type", "n_tokens"])
-    return identity, trees
+    return ProbeTrees(identity, trees, codec.end_of_text, codec.count_end)
 
 
 def evaluation(

@@ -5,6 +5,7 @@ Requires the merged config; makes nothing. A bad config ends here, in one line.
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -23,8 +24,22 @@ except InputError as error:
     fail(error)
 
 RESULTS = f"results/{STUDY.name}"
-FIGURE_NAMES = [name for name in STUDY.config["figures"]]
-TABLE_NAMES = ["changes", "effects", *(["dose"] if "dose" in FIGURE_NAMES else [])]
+PUBLISHED = (
+    STUDY.published_runs()
+)  # result folders of the reference implementation, by name
+FIGURE_NAMES = [*STUDY.config["figures"], *(["published"] if PUBLISHED else [])]
+TABLE_NAMES = [
+    "changes",
+    "effects",
+    "probe",
+    "findings",
+    "confounds",
+    "influence",
+    "fingerprint",
+    *(["dose"] if "dose" in FIGURE_NAMES else []),
+    *(["published"] if PUBLISHED else []),
+]
+CARD = STUDY.config["figures"]["probe"]
 COMPUTE = json.dumps(
     {**STUDY.config["compute"], "batch_tokens": STUDY.config["probe"]["batch_tokens"]}
 )
@@ -34,15 +49,21 @@ HOME = f"{RESULTS}/models/{{home}}"
 RUN = f"{RESULTS}/runs/{{dataset}}/{{model}}/{{run}}/seed{{seed}}"
 
 
+def either(names):
+    """A pattern of exactly these names; without any, one that nothing matches."""
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
 wildcard_constraints:
-    dataset="|".join(STUDY.datasets),
-    model="|".join(STUDY.models),
-    run="|".join(STUDY.runs),
-    home="|".join(sorted({STUDY.home(m, s) for m in STUDY.models for s in STUDY.seeds})),
+    dataset=either(STUDY.datasets),
+    model=either(STUDY.models),
+    run=either(STUDY.runs),
+    home=either(sorted({STUDY.home(m, s) for m in STUDY.models for s in STUDY.seeds})),
     seed=r"\d+",
     epoch=r"[0-9.]+",
-    figure="|".join(FIGURE_NAMES),
-    table="|".join(TABLE_NAMES),
+    figure=either(FIGURE_NAMES),
+    name=either(PUBLISHED),
+    table=either(TABLE_NAMES),
 
 
 def code(script):
@@ -110,38 +131,85 @@ def reference_of(wildcards):
     )
 
 
-def probe_tables(wildcards):
+def probe_tables(dataset, model, seed):
     """The probe set of a data set, and what the base model itself adds to it."""
-    tables = [f"{RESULTS}/data/{wildcards.dataset}/probe.parquet"]
-    if samples_own(wildcards.dataset):
-        own = home(wildcards.model, wildcards.seed)
-        tables.append(f"{own}/probe-{wildcards.dataset}.parquet")
+    tables = [f"{RESULTS}/data/{dataset}/probe.parquet"]
+    if samples_own(dataset):
+        own = home(model, seed)
+        spec = STUDY.datasets[dataset]
+        if spec["confounds"]["initial_origin"] == "as_published":
+            # One model's answers stand for all models and seeds.
+            own = home(STUDY.config["active"]["models"][0], STUDY.seeds[0])
+        tables.append(f"{own}/probe-{dataset}.parquet")
     return tables
+
+
+def probe_section(wildcards):
+    """The section probe, as JSON. A function: in a plain string Snakemake would take the braces of a
+    user's template for wildcards."""
+    return json.dumps(STUDY.config["probe"])
+
+
+def texts_of(wildcards):
+    """What model jobs must know of a data set's texts, as JSON."""
+    return json.dumps(STUDY.texts(wildcards.dataset))
 
 
 def samples_own(dataset):
     """Whether response types of this data set are sampled from the base model."""
+    spec = STUDY.datasets[dataset]
     wanted = set(STUDY.config["probe"]["types"]) & set(SAMPLED_TYPES)
-    return STUDY.datasets[dataset]["source"] == "toyworld" and bool(wanted)
+    return bool(wanted - set(spec.get("given", [])))
 
 
-def probing_file(wildcards):
-    """The file in the published format that a data set reads, if any."""
-    spec = STUDY.datasets[wildcards.dataset].get("probes")
-    if spec is None:
-        return []
-    if spec["path"]:
-        if not Path(spec["path"]).is_file():
-            fail(
-                f"datasets.{wildcards.dataset}.probes.path: {spec['path']}: no such file; "
-                "expected rows in the published jsonl format"
+def data_files(wildcards):
+    """The local or downloaded files that a data set reads."""
+    dataset = wildcards.dataset
+    spec = STUDY.datasets[dataset]
+    files = [spec] if spec["source"] == "file" else spec.get("probes", [])
+    out = []
+    for number, file in enumerate(files):
+        place = f"datasets.{dataset}" + (
+            f".probes.{number}" if file is not spec else ""
+        )
+        if file["path"]:
+            if not Path(file["path"]).is_file():
+                fail(
+                    f"{place}.path: {file['path']}: no such file; expected rows of the data set"
+                )
+            out.append(file["path"])
+        elif file["url"]:
+            out.append(
+                f"{RESULTS}/data/{dataset.split('+')[0]}/files/{Path(file['url']).name}"
             )
-        return spec["path"]
-    if spec["url"]:
-        return f"{RESULTS}/data/{wildcards.dataset}/probing-file.jsonl"
-    fail(
-        f"datasets.{wildcards.dataset}.probes: no path and no url; expected one (make DATA=path)"
-    )
+        else:
+            fail(f"{place}: no path and no url; expected one (make DATA=path)")
+    return out
+
+
+def download(wildcards):
+    """Where a downloaded file of a data set comes from: its url and sha256."""
+    spec = STUDY.datasets[wildcards.dataset]
+    files = [spec] if spec["source"] == "file" else spec.get("probes", [])
+    return next(f for f in files if f["url"] and Path(f["url"]).name == wildcards.file)
+
+
+def template_file(wildcards):
+    """The file or folder of a data set's chat template, if it is one."""
+    template = STUDY.datasets[wildcards.dataset].get("chat_template")
+    return [] if template in (None, "hh") else template
+
+
+def filter_tokenizer(wildcards):
+    """The model whose tokenizer a data set's length filter counts with, if it has one."""
+    limit = STUDY.datasets[wildcards.dataset].get("filter", {})
+    return home(limit["tokenizer"], 0) + "/model" if limit.get("max_tokens") else []
+
+
+def rephrasing_model(wildcards):
+    """The model that writes a data set's rephrases."""
+    name = STUDY.datasets[wildcards.dataset]["rephrase"]["model"]
+    return home(name, STUDY.seeds[0]) + "/model"
 
 
 def memory_mb(wildcards, attempt=1):
@@ -157,13 +225,34 @@ def minutes(wildcards, attempt=1):
     return 720 if STUDY.models[wildcards.model]["source"] == "hub" else 60
 
 
-def trajectories(figure):
-    """The trajectories that a figure's runs leave behind, by run and seed."""
+def trajectories(figure, roles=None):
+    """The trajectories that a figure's runs (or those of some roles) leave behind, by seed."""
     spec = STUDY.config["figures"][figure]
     runs = spec["runs"].values() if isinstance(spec["runs"], dict) else spec["runs"]
     return [
         f"{run_folder(spec['dataset'], spec['model'], run, seed)}/trajectory.parquet"
-        for run in runs
+        for run in ([spec["runs"][role] for role in roles] if roles else runs)
+        for seed in STUDY.seeds
+    ]
+
+
+def card_probes():
+    """The probe tables that the data card describes: one seed's."""
+    return probe_tables(CARD["dataset"], CARD["model"], STUDY.seeds[0])
+
+
+def confound_trajectories():
+    """What figures/confounds reads: each switch's runs, and the runs on one response type."""
+    spec = STUDY.config["figures"]["confounds"]
+    base, switches = spec["dataset"], spec["switches"]
+    datasets = [base, *(f"{base}+{switch}" for switch in switches)]
+    wanted = [(d, run) for d in datasets for run in spec["runs"].values()]
+    wanted += [
+        (d, run) for d in (base, f"{base}+leading_space") for run in spec["trained_on"]
+    ]
+    return [
+        f"{run_folder(dataset, spec['model'], run, seed)}/trajectory.parquet"
+        for dataset, run in wanted
         for seed in STUDY.seeds
     ]
 
@@ -179,9 +268,15 @@ def one_steps():
 
 def figure_study(figure):
     """What a figure's script must know of the study, as JSON."""
-    return json.dumps(
-        {"study": STUDY.name, "seeds": STUDY.seeds, **STUDY.config["figures"][figure]}
-    )
+    spec = STUDY.config["figures"][figure]
+    confounds = STUDY.datasets[spec["dataset"]]["confounds"]
+    known = {"study": STUDY.name, "seeds": STUDY.seeds, **spec}
+    if "trained_on" in spec:
+        known["trained_on"] = {
+            STUDY.runs[run]["target"]: run for run in spec["trained_on"]
+        }
+    known["counts_end"] = confounds["end_of_text"] == "as_published"
+    return json.dumps(known)
 
 
 def everything():

@@ -24,10 +24,12 @@ rule measure_one_step:
         code=code("measure_one_step"),
         model_spec=lambda wildcards: json.dumps(STUDY.models[wildcards.model]),
         compute=COMPUTE,
+        texts=texts_of,
         one_step=STUDY.config["figures"]["squeeze"]["one_step"],
     shell:
         "{params.script} --model {input.model:q} --model-spec {params.model_spec:q}"
-        " --compute {params.compute:q} --pairs {input.pairs:q} --seed {wildcards.seed}"
+        " --compute {params.compute:q} --texts {params.texts:q}"
+        " --pairs {input.pairs:q} --seed {wildcards.seed}"
         " --batches {params.one_step[batches]} --batch-size {params.one_step[batch_size]}"
         " --out {output:q} --log {log:q}"
 
@@ -90,6 +92,97 @@ if "dose" in FIGURE_NAMES:
             code=code("make_dose"),
             study=figure_study("dose"),
             root=lambda wildcards: RESULTS,
+
+
+rule make_card:
+    """The data card of a probe set: what each response type is like, and what is wrong with it."""
+    input:
+        probes=card_probes(),
+        pairs=f"{RESULTS}/data/{CARD['dataset']}/pairs.parquet",
+        model=f"{home(CARD['model'], STUDY.seeds[0])}/model",
+    output:
+        table=f"{RESULTS}/tables/probe.csv",
+        findings=f"{RESULTS}/tables/findings.csv",
+        markdown=f"{RESULTS}/tables/probe.md",
+    log:
+        f"{RESULTS}/logs/make_card.log",
+    localrule: True
+    conda:
+        "../envs/learning-dynamics.yaml"
+    params:
+        script=script("make_card"),
+        code=code("make_card"),
+        study=figure_study("probe"),
+    shell:
+        "{params.script} --probes {input.probes:q} --pairs {input.pairs:q} --model {input.model:q}"
+        " --study {params.study:q} --table {output.table:q} --findings {output.findings:q}"
+        " --markdown {output.markdown:q} --log {log:q}"
+
+
+rule make_confounds:
+    """What each fault of the published probing set changes, and the machine fingerprint."""
+    input:
+        trajectories=confound_trajectories(),
+    output:
+        switches=f"{RESULTS}/tables/confounds.csv",
+        influence=f"{RESULTS}/tables/influence.csv",
+        fingerprint=f"{RESULTS}/tables/fingerprint.csv",
+        course=f"{RESULTS}/tables/fingerprint-course.csv",
+        markdown=f"{RESULTS}/tables/confounds.md",
+    log:
+        f"{RESULTS}/logs/make_confounds.log",
+    localrule: True
+    conda:
+        "../envs/learning-dynamics.yaml"
+    params:
+        script=script("make_confounds"),
+        code=code("make_confounds"),
+        study=figure_study("confounds"),
+        root=lambda wildcards: RESULTS,
+    shell:
+        "{params.script} --study {params.study:q} --results {params.root:q}"
+        " --switches {output.switches:q} --influence {output.influence:q}"
+        " --fingerprint {output.fingerprint:q} --course {output.course:q}"
+        " --markdown {output.markdown:q} --log {log:q}"
+
+
+rule import_published:
+    """A result folder of the reference implementation as a trajectory."""
+    input:
+        folder=lambda wildcards: PUBLISHED[wildcards.name],
+    output:
+        f"{RESULTS}/published/{{name}}.parquet",
+    log:
+        f"{RESULTS}/logs/import_published/{{name}}.log",
+    localrule: True
+    conda:
+        "../envs/learning-dynamics.yaml"
+    params:
+        script=script("import_published"),
+        code=code("import_published"),
+    shell:
+        "{params.script} --folder {input.folder:q} --out {output:q} --log {log:q}"
+
+
+rule make_published:
+    """First, best and last value of every column of the published runs."""
+    input:
+        expand(f"{RESULTS}/published/{{name}}.parquet", name=PUBLISHED),
+    output:
+        f"{RESULTS}/tables/published.csv",
+    log:
+        f"{RESULTS}/logs/make_published.log",
+    localrule: True
+    conda:
+        "../envs/learning-dynamics.yaml"
+    params:
+        script=script("make_published"),
+        code=code("make_published"),
+        runs=lambda wildcards, input: [
+            f"{name}={path}" for name, path in zip(PUBLISHED, input)
+        ],
+    shell:
+        "{params.script} --runs {params.runs:q} --out {output:q} --log {log:q}"
 
 
 rule publish_table:

@@ -49,6 +49,80 @@ if "dose" in FIGURE_NAMES:
             " --log {log:q}"
 
 
+rule draw_probe:
+    """The data card as a picture."""
+    input:
+        probes=card_probes(),
+        pairs=f"{RESULTS}/data/{CARD['dataset']}/pairs.parquet",
+        model=f"{home(CARD['model'], STUDY.seeds[0])}/model",
+    output:
+        multiext(f"{RESULTS}/figures/probe", ".pdf", ".png"),
+    log:
+        f"{RESULTS}/logs/draw_probe.log",
+    localrule: True
+    conda:
+        "../envs/learning-dynamics.yaml"
+    params:
+        script=script("draw_probe"),
+        code=code("draw_probe"),
+        study=figure_study("probe"),
+    shell:
+        "{params.script} --probes {input.probes:q} --pairs {input.pairs:q} --model {input.model:q}"
+        " --study {params.study:q} --out {output:q} --log {log:q}"
+
+
+rule draw_confounds:
+    """Is the machine fingerprint an artefact, and what each published fault changes."""
+    input:
+        trajectories=confound_trajectories(),
+        tables=expand(
+            f"{RESULTS}/tables/{{name}}.csv",
+            name=["confounds", "influence", "fingerprint", "fingerprint-course"],
+        ),
+    output:
+        multiext(f"{RESULTS}/figures/confounds", ".pdf", ".png"),
+    log:
+        f"{RESULTS}/logs/draw_confounds.log",
+    localrule: True
+    conda:
+        "../envs/learning-dynamics.yaml"
+    params:
+        script=script("draw_confounds"),
+        code=code("draw_confounds"),
+        study=figure_study("confounds"),
+        root=lambda wildcards: RESULTS,
+    shell:
+        "{params.script} --study {params.study:q} --results {params.root:q}"
+        " --tables {input.tables:q} --out {output:q} --log {log:q}"
+
+
+if PUBLISHED:
+
+    rule draw_published:
+        """Imported runs of the reference implementation beside our SFT and DPO."""
+        input:
+            published=expand(f"{RESULTS}/published/{{name}}.parquet", name=PUBLISHED),
+            ours=trajectories("squeeze", ["sft", "dpo"]),
+        output:
+            multiext(f"{RESULTS}/figures/published", ".pdf", ".png"),
+        log:
+            f"{RESULTS}/logs/draw_published.log",
+        localrule: True
+        conda:
+            "../envs/learning-dynamics.yaml"
+        params:
+            script=script("draw_published"),
+            code=code("draw_published"),
+            study=figure_study("squeeze"),
+            root=lambda wildcards: RESULTS,
+            runs=lambda wildcards, input: [
+                f"{name}={path}" for name, path in zip(PUBLISHED, input.published)
+            ],
+        shell:
+            "{params.script} --study {params.study:q} --results {params.root:q}"
+            " --runs {params.runs:q} --out {output:q} --log {log:q}"
+
+
 rule publish_figure:
     """The configured study's figure under the name that people type."""
     input:

@@ -82,10 +82,12 @@ rule sample_probes:
         spec=lambda wildcards: json.dumps(
             STUDY.models[STUDY.model_of_home(wildcards.home)[0]]
         ),
-        probe=json.dumps(STUDY.config["probe"]),
+        probe=probe_section,
         compute=COMPUTE,
+        texts=texts_of,
         seed=lambda wildcards: STUDY.model_of_home(wildcards.home)[1],
     shell:
         "{params.script} --model {input.model:q} --model-spec {params.spec:q}"
-        " --probe {params.probe:q} --compute {params.compute:q} --probes {input.probes:q}"
+        " --probe {params.probe:q} --compute {params.compute:q} --texts {params.texts:q}"
+        " --probes {input.probes:q}"
         " --seed {params.seed} --out {output:q} --log {log:q}"

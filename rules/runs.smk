@@ -27,9 +27,11 @@ rule score_reference:
         code=code("score_reference"),
         model_spec=lambda wildcards: json.dumps(STUDY.models[wildcards.model]),
         compute=COMPUTE,
+        texts=texts_of,
     shell:
         "{params.script} --model {input.model:q} --model-spec {params.model_spec:q}"
-        " --compute {params.compute:q} --pairs {input.pairs:q} --out {output:q} --log {log:q}"
+        " --compute {params.compute:q} --texts {params.texts:q}"
+        " --pairs {input.pairs:q} --out {output:q} --log {log:q}"
 
 
 use rule score_reference as score_reference_of_base with:
@@ -50,6 +52,7 @@ use rule score_reference as score_reference_of_base with:
             STUDY.models[STUDY.model_of_home(wildcards.home)[0]]
         ),
         compute=COMPUTE,
+        texts=texts_of,
 
 
 for algorithm in STUDY.algorithms:
@@ -64,7 +67,9 @@ for algorithm in STUDY.algorithms:
                 init=init_model,
                 reference=reference_of,
                 pairs=f"{RESULTS}/data/{{dataset}}/pairs.parquet",
-                probes=probe_tables,
+                probes=lambda wildcards: probe_tables(
+                    wildcards.dataset, wildcards.model, wildcards.seed
+                ),
             output:
                 trajectory=f"{RUN}/trajectory.parquet",
                 training=f"{RUN}/training.parquet",
@@ -90,6 +95,7 @@ for algorithm in STUDY.algorithms:
                 spec=lambda wildcards: json.dumps(STUDY.runs[wildcards.run]),
                 model_spec=lambda wildcards: json.dumps(STUDY.models[wildcards.model]),
                 compute=COMPUTE,
+                texts=texts_of,
                 reference=lambda wildcards, input: (
                     ["--reference", input.reference] if input.reference else []
                 ),
@@ -97,6 +103,7 @@ for algorithm in STUDY.algorithms:
                 folder=subpath(output.trajectory, parent=True),
             shell:
                 "{params.script} --spec {params.spec:q} --model-spec {params.model_spec:q}"
-                " --compute {params.compute:q} --seed {wildcards.seed} --init {input.init:q}"
+                " --compute {params.compute:q} --texts {params.texts:q}"
+                " --seed {wildcards.seed} --init {input.init:q}"
                 " --pairs {input.pairs:q} --probes {input.probes:q} {params.reference:q}"
                 " {params.keep:q} --out {params.folder:q} --log {log:q}"

@@ -9,13 +9,55 @@ import torch
 from hypothesis import settings
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from learning_dynamics import models, pairs
+from learning_dynamics import models, pairs, probe, rephrase
+from learning_dynamics.study import Study, load_config
 from learning_dynamics.toyworld import World
+from tests.endpoint import server  # noqa: F401
 
-HH = Path(__file__).resolve().parents[2] / "shared/data/hh-helpful-base/probe_train.jsonl"
+ROOT = Path(__file__).resolve().parents[1]
+HH = ROOT.parent / "shared/data/hh-helpful-base/probe_train.jsonl"
+# The default study, complete: what the scripts are given of it.
+STUDY = Study(load_config([ROOT / "config.yaml"]))
+TOYWORLD = STUDY.datasets["toyworld"]
 
 settings.register_profile("fast", max_examples=40, deadline=None, derandomize=True)
 settings.load_profile("fast")
+
+
+def dataset(**entry):
+    """The complete configuration of a data set, from what a user would write of it."""
+    config = load_config([ROOT / "config.yaml"])
+    config["datasets"]["it"] = entry
+    return Study(config).datasets["it"]
+
+
+def rephrased(data, spec, section):
+    """What the data set's toy world writes for its probes, as the pipeline asks for it; ``section``
+    is section probe."""
+    probed = probe.probed_pairs(data.pairs, data.given, spec, section)
+    asked = rephrase.needed(probed, data.given, spec["rephrase"], section)
+    return rephrase.answer(asked, spec["rephrase"], rephrase.Toyworld(spec))
+
+
+def probes_of(data, spec, section):
+    """The probe set of a toy world's data set, with what the world writes."""
+    written = rephrased(data, spec, section)
+    return probe.build(data.pairs, data.given, written, spec, section)
+
+
+@pytest.fixture
+def hub_folder(tmp_path, monkeypatch):
+    """An empty folder ``data/{train,test}`` for files of a data set that the hub's real client is
+    to load, offline and without a trace outside ``tmp_path``."""
+    import datasets
+    import huggingface_hub
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    for split in ("train", "test"):
+        (tmp_path / "data" / split).mkdir(parents=True)
+    return tmp_path / "data"
 
 
 @pytest.fixture(scope="session")
@@ -40,8 +82,7 @@ def tiny():
 @pytest.fixture(scope="session")
 def toy_pairs():
     """Pairs of the toy world: 12 training and 6 held-out rows."""
-    spec = {"world_seed": 1, "train_rows": 12, "test_rows": 6, "documents": 0}
-    return pairs.from_toyworld(spec)[0]
+    return pairs.build({**TOYWORLD, "train_rows": 12, "test_rows": 6, "documents": 0}).pairs
 
 
 @pytest.fixture(scope="session")

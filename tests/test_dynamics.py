@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from learning_dynamics import dynamics, effects
-from learning_dynamics.dynamics import Estimate, change, equal_margin, estimate
+from learning_dynamics.dynamics import (
+    Estimate,
+    change,
+    equal_margin,
+    estimate,
+    interval,
+    resampled_means,
+)
 from learning_dynamics.effects import Comparison
 from learning_dynamics.errors import InputError
 from learning_dynamics.probe import RESPONSE_TYPES
@@ -73,6 +80,41 @@ def test_seeds_that_differ_widen_the_interval():
     assert shifted.high - shifted.low > 1.5 * (same.high - same.low)
 
 
+def test_estimate_leaves_out_examples_with_gaps():
+    """An example without a value in some seed: as if it were in none."""
+    values = np.random.default_rng(4).normal(size=(3, 20))
+    holes = values.copy()
+    holes[1, 4] = holes[0, 7] = holes[2, 7] = np.nan
+    assert estimate(holes) == estimate(np.delete(values, [4, 7], 1))
+
+
+def test_paired_arrays_share_their_draws():
+    """A shift of every example shifts every resampled mean by it; another set of examples is drawn
+    for itself, but seeds are shared in any case."""
+    values = np.random.default_rng(5).normal(size=(3, 12))
+    draws = resampled_means([values, values + 2.0])
+    assert draws.shape == (4000, 2)
+    np.testing.assert_allclose(draws[:, 1] - draws[:, 0], 2.0)
+    apart = resampled_means([values, values], paired=False)
+    assert abs(np.corrcoef((apart[:, 0], apart[:, 1]))[0, 1]) < 0.9
+    by_seed = [np.repeat([[0.0], [1.0], [5.0]], width, 1) for width in (4, 9)]
+    of_seeds = resampled_means(by_seed, paired=False)
+    np.testing.assert_allclose(of_seeds[:, 0], of_seeds[:, 1])
+    assert len(set(of_seeds[:, 0].round(9))) == 10  # multisets of three seeds
+
+
+def test_unpaired_draws_are_independent():
+    """One seed, two sets of examples: the variance of the difference is the sum of variances."""
+    rng = np.random.default_rng(6)
+    one, two = rng.normal(size=(1, 50)), rng.normal(0, 3, size=(1, 80))
+    draws = resampled_means([one, two], paired=False)
+    expected = one.var() / 50 + two.var() / 80
+    assert (draws[:, 1] - draws[:, 0]).var() == pytest.approx(expected, rel=0.1)
+    assert interval(draws[:, 0]) == pytest.approx(
+        (one.mean() - 1.96 * one.std() / 50**0.5, one.mean() + 1.96 * one.std() / 50**0.5), abs=0.05
+    )
+
+
 def test_change_reads_between_evaluations():
     """A line stays a line: at the end, at an evaluation, between two, and the mean over types."""
     rates = {"chosen": -0.5, "rejected": -1.5}
@@ -131,6 +173,52 @@ def test_changes_table_has_every_row(seeds):
     assert chosen["logp_argmax_change"].to_numpy() == pytest.approx(2.5)
     assert table["p_label_end"].to_numpy() == pytest.approx(0.2)
     assert table["greedy_share_start"].to_numpy() == pytest.approx(0.25)
+
+
+def without(table, *gaps):
+    """A trajectory in which examples lack response types."""
+    gone = [(row.example_id, row.response_type) in gaps for row in table.itertuples()]
+    return table[~np.array(gone)]
+
+
+def test_gaps_in_a_trajectory_stay_in_place():
+    """An example that lacks a type is NaN in its place, other types' values are unmoved, and the
+    mean over types is over those that it has."""
+    rates = {"chosen": -0.5, "irr_hum": -2.0, "irr_test": -1.0}
+    table = trajectory([0, 4, 10], rates, kinds=tuple(rates))
+    gaps = without(table, ("e2", "irr_hum"), ("e4", "irr_hum"), ("e4", "irr_test"))
+    steps, values = dynamics.series(gaps, "logp", "irr_hum")
+    _, whole = dynamics.series(table, "logp", "irr_hum")
+    assert steps.tolist() == [0, 4, 10]
+    assert np.isnan(values).tolist() == [[e in (2, 4) for e in range(EXAMPLES)]] * 3
+    np.testing.assert_array_equal(np.delete(values, [2, 4], 1), np.delete(whole, [2, 4], 1))
+    mean = change({0: gaps}, "logp", ["irr_hum", "irr_test"])
+    expected = [-15.0, -15.0, -10.0, -15.0, np.nan, -15.0]
+    np.testing.assert_allclose(mean, [expected])
+
+
+def test_a_trajectory_of_means_alone():
+    """Imported runs have no example_id: one value per evaluation and type."""
+    means = trajectory([0, 4, 10], {"chosen": -0.5}, kinds=("chosen", "irr_hum"))
+    means = means[means["example_id"] == "e3"].assign(example_id=None)
+    steps, values = dynamics.series(means, "logp", "chosen")
+    assert steps.tolist() == [0, 4, 10] and values.shape == (3, 1)
+    np.testing.assert_allclose(change({0: means}, "logp", ["chosen"]), [[-5.0]])
+
+
+def test_changes_table_with_gaps():
+    """An example that lacks a type is left out of that type's row, and of no other."""
+    rates = {"chosen": -0.5, "irr_hum": -1.5}
+    runs = {s: trajectory([0, 4, 10], rates, s, kinds=("chosen", "irr_hum")) for s in (0, 1)}
+    gaps = {s: without(t, ("e1", "irr_hum")) for s, t in runs.items()}
+    rest = {s: t[t["example_id"] != "e1"] for s, t in runs.items()}
+    whole, found, fewer = (
+        dynamics.changes_table({"dpo": r}).set_index(["response_type", "seed"])
+        for r in (runs, gaps, rest)
+    )
+    pd.testing.assert_frame_equal(found.loc[["chosen"]], whole.loc[["chosen"]])
+    pd.testing.assert_frame_equal(found.loc[["irr_hum"]], fewer.loc[["irr_hum"]])
+    assert not found.isna().any().any()
 
 
 def comparison(sign, low, high, seeds=(1.0, -1.0)):
@@ -201,6 +289,14 @@ def test_effects_find_what_was_built_in():
     # margins grow by 0.3 (dpo) and 0.2 (extend) an update: dpo is read at 2/3 of its updates
     by_margin = value["extend-greedy", "extend − dpo, equal margin"]
     assert by_margin == pytest.approx(5 - 10 * 2 / 3)
+    gaps = {
+        role: {s: without(t, ("e0", "irr_hum"), ("e1", "chosen_gptformat")) for s, t in r.items()}
+        for role, r in runs.items()
+    }
+    with_gaps = effects.effects_table(effects.effects(gaps, steps))
+    assert set(with_gaps["verdict"]) == {"supported"}  # and so no value is NaN
+    # where types move apart, the mean over the types that are left is another one
+    assert with_gaps["value"].tolist() == pytest.approx(table["value"].tolist(), rel=0.01)
     swapped = {**runs, "dpo": runs["coinflip"], "coinflip": runs["dpo"]}
     reversed_table = effects.effects_table(effects.effects(swapped, steps))
     verdicts = reversed_table.set_index("effect")["verdict"]

@@ -115,6 +115,47 @@ def test_sft_targets(tiny, toy_pairs, target, sides):
     assert rows.reference is None and len(rows) == 12 * len(sides)
 
 
+def test_sft_on_a_response_type_of_the_probes(tiny, toy_pairs):
+    """rows: probes: one row per train probe that has the type, in the probe set's order, whatever
+    the pairs are; an example that lacks the type is passed over."""
+    codec = Codec(tiny[1], 256, 128)
+    probed = toy_pairs.iloc[[3, 0, 7, 12]]  # the last one is a test probe
+    probes = pd.concat(
+        [probed.assign(response_type=kind, response=probed["chosen"] + f" {kind}")
+         for kind in ("chosen", "irr_hum", "mine")]
+    )  # fmt: skip
+    lacking = (probes["response_type"] == "mine") & (probes["example_id"] == probed.iloc[1, 1])
+    probes = probes[~lacking]
+    for target, expected in (("irr_hum", [3, 0, 7]), ("mine", [3, 7])):
+        spec = {"algorithm": "sft", "rows": "probes", "target": target}
+        rows = loop.training_rows(toy_pairs, codec, spec, 0, None, probes)
+        pairs = toy_pairs.iloc[expected]
+        for tree, pair in zip(rows.trees, pairs.itertuples(), strict=True):
+            assert tree.prompt == codec.prompt(pair.prompt, "x")
+            text = f"{pair.chosen} {target}"
+            assert tree.responses == [codec.response(text, len(tree.prompt))]
+        assert rows.reference is None
+    spec = {"algorithm": "sft", "rows": "probes", "target": "irr_test"}
+    with pytest.raises(InputError, match=r"'irr_test'.*expected one of chosen, irr_hum, mine"):
+        loop.training_rows(toy_pairs, codec, spec, 0, None, probes)
+
+
+def test_published_truncation_looks_at_the_whole_pair(tiny, toy_pairs):
+    """The published cut of a training row depends on both its responses, also where one is trained
+    on: the row's trees are those of Codec.row with both."""
+    long = toy_pairs.iloc[:1].assign(rejected=" you need a hammer." * 40)
+    codec = Codec(tiny[1], 120, 20, published=True)
+    row = long.iloc[0]
+    whole = codec.row(row.prompt, [row.chosen, row.rejected], "x")
+    assert len(whole.prompt) == 20 and len(whole.responses[1]) == 100  # both were cut
+    rows = loop.training_rows(long, codec, {"algorithm": "sft", "target": "extend"}, 0, None)
+    assert [(t.prompt, *t.responses) for t in rows.trees] == [
+        (whole.prompt, response) for response in whole.responses
+    ]
+    pair = loop.training_rows(long, codec, {"algorithm": "dpo", "labels": "given"}, 0, None)
+    assert pair.trees == [whole]
+
+
 def test_coin_swaps_labels_and_reference_together(tiny, toy_pairs, reference):
     """Given labels as the truth: each row is that pair or its mirror image, reference included;
     the coin is fixed per seed and fair."""
@@ -148,9 +189,13 @@ def test_a_missing_reference_row_is_named(tiny, toy_pairs, reference):
 
 
 def test_reference_equals_plain_scoring(tiny, toy_pairs, reference):
-    """Plain forward pass and float64 log-softmax of each sequence."""
+    """Plain forward pass and float64 log-softmax of each sequence; end-of-text is in the sum, as it
+    is in the loss, also where the probes' sums leave it out."""
     model, tokenizer = tiny
     codec = Codec(tokenizer, 256, 128)
+    apart = loop.reference_logps(model, toy_pairs, Codec(tokenizer, 256, 128, count_end=False),
+                                 COMPUTE)  # fmt: skip
+    pd.testing.assert_frame_equal(apart, reference)
     pairs = toy_pairs.set_index("example_id")
     assert list(reference["example_id"]) == list(pairs.index[pairs["split"] == "train"])
     for row in reference.itertuples():

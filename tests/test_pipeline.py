@@ -13,6 +13,8 @@ import pandas as pd
 import pytest
 import yaml
 
+from learning_dynamics.probe import RESPONSE_TYPES
+
 ROOT = Path(__file__).resolve().parent.parent
 STUDY = ROOT / "studies" / "ci.yaml"
 RUNS = Path("results/ci/runs/toyworld/toy-neox")
@@ -57,11 +59,11 @@ def finished(tmp_path_factory) -> Path:
 def test_every_output_is_there_and_whole(finished):
     """Figures, tables, and trajectories with every type, before the first update and after the
     last, without a missing value."""
-    for name in ("figures/squeeze", "figures/dose"):
+    for name in ("figures/squeeze", "figures/dose", "figures/probe", "figures/confounds"):
         assert (finished / f"{name}.pdf").read_bytes()[:5] == b"%PDF-"
         assert (finished / f"{name}.png").stat().st_size > 10_000
     paths = sorted((finished / RUNS).glob("*/seed*/trajectory.parquet"))
-    assert len(paths) == 2 * 10
+    assert len(paths) == 2 * 12
     for path in paths:
         table = pd.read_parquet(path)
         facts = json.loads((path.parent / "run.json").read_text())
@@ -71,6 +73,34 @@ def test_every_output_is_there_and_whole(finished):
         assert not (path.parent / ".resume").exists()
     effects = pd.read_csv(finished / "tables/effects.csv")
     assert set(effects["verdict"]) <= {"supported", "contradicted", "undecided"}
+    card = pd.read_csv(finished / "tables/probe.csv")
+    assert set(card["response_type"]) == set(RESPONSE_TYPES)
+    switches = pd.read_csv(finished / "tables/confounds.csv")
+    assert list(switches["switch"].unique()) == ["leading_space", "initial_origin", "end_of_text"]
+
+
+def test_a_switch_changes_what_it_names(finished):
+    """Read off the CI study's trajectories: end-of-text moves every level by its own log-prob and
+    no change of training; the leading space moves the machine-written types alone."""
+    keys = ["split", "example_id", "response_type", "step"]
+
+    def scores(dataset, run="sft"):
+        folder = finished / str(RUNS).replace("toyworld", dataset)
+        table = pd.read_parquet(folder / run / "seed0" / "trajectory.parquet")
+        return table.set_index(keys).sort_index()
+
+    base, ended, spaced = map(scores, ("toyworld", "toyworld+end_of_text",
+                                       "toyworld+leading_space"))  # fmt: skip
+    longer = base["n_tokens"] < ended["n_tokens"]
+    pd.testing.assert_series_equal(
+        ended["logp"][longer], (base["logp"] + base["logp_end"])[longer],
+        check_names=False, rtol=1e-5,
+    )  # fmt: skip
+    assert longer.mean() > 0.9
+    moved = (spaced["logp"] - base["logp"]).abs().groupby("response_type").max()
+    still = {"chosen", "rejected", "irr_train", "irr_test"}
+    assert (moved[list(still)] == 0).all()
+    assert (moved[["chosen_gptsemantic", "irr_hum", "random_permute"]] > 0.1).all()
 
 
 def test_a_run_starts_where_its_parent_ended(finished):
@@ -101,7 +131,7 @@ def test_a_changed_beta_reruns_only_dpo_and_what_follows(finished, tmp_path):
     output = snakemake(finished, "-n", config=[STUDY, overlay])
     assert rules_of(output) == {
         "all", "finetune_dpo", "make_changes", "make_effects", "draw_squeeze", "publish_figure",
-        "publish_table",
+        "publish_table", "make_confounds", "draw_confounds",
     }  # fmt: skip
 
 
@@ -156,7 +186,7 @@ def test_dry_runs_as_typed():
 
     plan()
     paper = plan("figures/squeeze.pdf", "--profile", "slurm")
-    chain = {"fetch_probing_file", "fetch_model", "build_pairs", "build_probes", "finetune_sft",
+    chain = {"fetch_data_file", "fetch_model", "build_pairs", "build_probes", "finetune_sft",
              "score_reference", "finetune_dpo", "measure_one_step", "draw_squeeze"}  # fmt: skip
     assert chain <= rules_of(paper)
     assert "toy" not in paper
@@ -195,3 +225,29 @@ def test_profiles_name_only_rules_that_exist():
         for key in ("set-resources", "set-threads"):
             for name in profile.get(key, {}):
                 assert name in done.stdout.split()
+
+
+def test_types_of_ones_own_and_a_model_that_rephrases(tmp_path):
+    """A type by a function, one asked of a model of the study; examples that lack a type pass on
+    to the trajectory."""
+    (tmp_path / "my.py").write_text("def shout(example, rng):\n    return example.chosen.upper()\n")
+    overlay = tmp_path / "own.yaml"
+    overlay.write_text(
+        "datasets: {toyworld: {rephrase: {provider: transformers, model: toy-neox, max_tokens: 12,"
+        " attempts: 1}}}\n"
+        "probe:\n  own_types:\n    shouted: {function: 'my.py:shout'}\n"
+        "    asked: {ask: 'Shorten this: {response}', of: rejected}\n"
+        "  types: [chosen, rejected, irr_test, shouted, asked]\n"
+    )
+    target = RUNS / "sft/seed0/trajectory.parquet"
+    snakemake(tmp_path, str(target), config=[STUDY, overlay])
+    data = tmp_path / "results/ci/data/toyworld"
+    probes = pd.read_parquet(data / "probe.parquet")
+    wide = probes.pivot(index="example_id", columns="response_type", values="response")
+    assert (wide["shouted"] == wide["chosen"].str.upper()).all()
+    asked = pd.read_parquet(data / "rephrases.parquet")
+    good = set(asked.loc[asked["status"] == "ok", "example_id"])
+    assert len(asked) == 6 and set(asked["response_type"]) == {"asked"}
+    scored = pd.read_parquet(tmp_path / target)
+    assert set(scored.loc[scored["response_type"] == "asked", "example_id"]) == good
+    assert scored["response_type"].nunique() == 4 + bool(good)

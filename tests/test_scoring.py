@@ -27,7 +27,7 @@ from learning_dynamics.trajectory import probe_trees
 TIE = 1e-4  # where two logits are closer than this, fp32 may order them either way
 
 
-def by_definition(model, prompt, response, greedy0=None):
+def by_definition(model, prompt, response, greedy0=None, end_of_text=None, count_end=True):
     """Every metric of one response from one plain forward pass over it, softmax in float64; also
     the greedy tokens, and the share of positions whose greedy token is nearly a tie."""
     with torch.no_grad():
@@ -44,12 +44,20 @@ def by_definition(model, prompt, response, greedy0=None):
     residual[rows, response] -= 1
     norm = np.sqrt((p**2).sum(1))
     label = logp[rows, response]
+    ends = {"logp_first": label[0], "logp_end": np.nan}
+    if response[-1] == end_of_text:
+        ends["logp_end"] = label[-1]
+        if not count_end and len(response) > 1:  # all else is of the text alone
+            rows, response, greedy0 = rows[:-1], response[:-1], greedy0[:-1]
+            logp, p, norm, label, residual, without_label, without_greedy = (
+                a[:-1] for a in (logp, p, norm, label, residual, without_label, without_greedy)
+            )
     out = {
         "logp": label.sum(),
         "logp_argmax": logp.max(1).sum(),
         "logp_greedy0": logp[rows, greedy0].sum(),
         "logp_top_other": without_label.max(1).sum(),
-        "greedy_match": (greedy == response).mean(),
+        "greedy_match": (logp.argmax(1) == response).mean(),
         "logp_complement": np.log(without_greedy.sum(1)).sum(),
         "logp_vocab_mean": logp.mean(),
         "prob_norm": norm.mean(),
@@ -58,18 +66,19 @@ def by_definition(model, prompt, response, greedy0=None):
         "residual_norm": np.sqrt((residual**2).sum(1)).mean(),
         "energy": (1 - p[rows, response]).mean(),
         "entropy": -(p * logp).sum(1).mean(),
+        **ends,
     }
     assert list(out) == METRICS
-    two = np.sort(z, axis=1)[:, -2:]
+    two = np.sort(z[: len(rows)], axis=1)[:, -2:]
     return out, greedy, (two[:, 1] - two[:, 0] < TIE).mean()
 
 
-def check(metrics, model, trees, greedy0=None):
+def check(metrics, model, trees, greedy0=None, **end):
     """Compare ``metrics`` with the definitions to 1e-5 relative (1e-6 absolute: fp32's limit for
-    responses of one token); returns the greedy tokens."""
+    responses of one token); returns the greedy tokens. ``end``: end_of_text and count_end."""
     flat = [(tree.prompt, response) for tree in trees for response in tree.responses]
     known = greedy0 or [None] * len(flat)
-    rows = [by_definition(model, *pair, g) for pair, g in zip(flat, known, strict=True)]
+    rows = [by_definition(model, *pair, g, **end) for pair, g in zip(flat, known, strict=True)]
     for name in METRICS:
         ours, truth = metrics[name], np.array([row[0][name] for row in rows])
         if name == "greedy_match":
@@ -100,10 +109,12 @@ def random_trees(rng, vocabulary, count=4):
     ]
 
 
-@pytest.mark.parametrize("batch_tokens", [1, 90, 100_000])
-def test_scorer_on_toy_text(tiny, toy_pairs, batch_tokens):
-    """Plain forward passes, whatever the batches; and the first call's greedy tokens are followed
-    after the weights have changed."""
+@pytest.mark.parametrize(
+    ("batch_tokens", "count_end"), [(1, True), (90, True), (90, False), (100_000, False)]
+)
+def test_scorer_on_toy_text(tiny, toy_pairs, batch_tokens, count_end):
+    """Plain forward passes, whatever the batches and whether end-of-text counts, for whole, empty
+    and cut responses; and the first call's greedy tokens are followed after the weights changed."""
     model, tokenizer = tiny
     codec = Codec(tokenizer, 128, 60)
     trees = []
@@ -111,23 +122,29 @@ def test_scorer_on_toy_text(tiny, toy_pairs, batch_tokens):
         prompt = codec.prompt(row.prompt, row.example_id)
         texts = (row.chosen, "", row.rejected)
         written = [codec.response(text, len(prompt)) for text in texts]
-        trees.append(Tree(prompt, [*written, greedy_response(model, prompt, 9)]))
-    scorer = Scorer(trees, batch_tokens)
+        cut = Codec(tokenizer, len(prompt) + 4, 60).response(row.chosen, len(prompt))
+        trees.append(Tree(prompt, [*written, cut, greedy_response(model, prompt, 9)]))
+    end = {"end_of_text": tokenizer.eos_token_id, "count_end": count_end}
+    scorer = Scorer(trees, batch_tokens, **end)
     first = scorer(model)
-    greedy0 = check(first, model, trees)
-    assert (first["greedy_match"][3::4] == 1).all()
+    greedy0 = check(first, model, trees, **end)
+    assert (first["greedy_match"][4::5] == 1).all()
+    assert np.isnan(first["logp_end"]).reshape(5, 5)[:, :4].tolist() == [[False] * 3 + [True]] * 5
+    assert (first["logp_end"] == first["logp"])[1::5].all()  # end-of-text alone
     moved = deepcopy(model)
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in moved.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     later = scorer(moved)
-    check(later, moved, trees, greedy0)
+    check(later, moved, trees, greedy0, **end)
     assert (later["logp_greedy0"] < later["logp_argmax"]).any()
 
 
-def test_scorer_on_hh_text(tiny, hh_rows):
-    """Plain forward passes on real text: seven prompts, all 13 types, an empty one among them."""
+@pytest.mark.parametrize("count_end", [True, False])
+def test_scorer_on_hh_text(tiny, hh_rows, count_end):
+    """Plain forward passes on real text: seven prompts, all 13 types, empty and cut ones among
+    them; the count of tokens is of those that enter the sums."""
     model, tokenizer = tiny
     table = pd.DataFrame(
         [
@@ -138,11 +155,17 @@ def test_scorer_on_hh_text(tiny, hh_rows):
         columns=["split", "example_id", "prompt", "response_type", "response"],
     )
     assert (table["response"] == "").any()
-    identity, trees = probe_trees(table, Codec(tokenizer, 320, 120))
+    probes = probe_trees(table, Codec(tokenizer, 320, 120, count_end=count_end))
+    identity, trees = probes.identity, probes.trees
     assert identity["response_type"].tolist() == RESPONSE_TYPES * 7
-    assert identity["n_tokens"].tolist() == [len(r) for t in trees for r in t.responses]
+    end = tokenizer.eos_token_id
+    counted = [r if count_end or len(r) == 1 or r[-1] != end else r[:-1]
+               for tree in trees for r in tree.responses]  # fmt: skip
+    assert identity["n_tokens"].tolist() == list(map(len, counted))
     assert (identity["n_tokens"] == 1).any()
-    check(Scorer(trees, 4096)(model), model, trees)
+    scored = probes.scorer(4096, "cpu")(model)
+    assert 0 < np.isnan(scored["logp_end"]).sum() < len(counted)  # some were cut
+    check(scored, model, trees, end_of_text=end, count_end=count_end)
 
 
 SMALL = {"vocab_size": 97, "initializer_range": 0.2}
@@ -161,7 +184,9 @@ def test_other_architectures(name):
     torch.manual_seed(0)
     model = ARCHITECTURES[name]().float().eval()
     trees = random_trees(np.random.default_rng(0), 97)
-    check(Scorer(trees, 120)(model), model, trees)
+    scored = Scorer(trees, 120)(model)
+    check(scored, model, trees)
+    assert np.isnan(scored["logp_end"]).all()  # no token was said to close a response
 
 
 TOKENS = st.lists(st.integers(0, 96), min_size=1, max_size=6)
@@ -265,11 +290,30 @@ def test_logp_complement_does_not_underflow(gap):
     assert ours == pytest.approx(truth, rel=1e-6)
 
 
-def test_aggregate_sums_means_and_medians():
-    """By hand: a response of three tokens and one of a single token."""
-    lengths, values = [3, 1], np.array([-1.0, -2.0, -6.0, -5.0])
-    out = scoring.aggregate(dict.fromkeys(METRICS, values), lengths)
-    for name in METRICS:
+LENGTHS, VALUES = [3, 1, 2], np.array([-1.0, -2.0, -6.0, -5.0, -3.0, -8.0])
+CLOSED = np.array([True, True, False])
+BY_HAND = {  # (sums, means, medians) of: three tokens, one alone, two that were cut
+    True: ([-9.0, -5.0, -11.0], [-3.0, -5.0, -5.5], [-2.0, -5.0, -5.5]),
+    False: ([-3.0, -5.0, -11.0], [-1.5, -5.0, -5.5], [-1.5, -5.0, -5.5]),
+}
+
+
+@pytest.mark.parametrize("count_end", [True, False])
+def test_aggregate_by_hand(count_end):
+    """End-of-text leaves every column but its own, unless it is the whole response."""
+    out = scoring.aggregate(dict.fromkeys(METRICS, VALUES), LENGTHS, CLOSED, count_end)
+    assert list(out["logp_first"]) == [-1.0, -5.0, -3.0]
+    np.testing.assert_array_equal(out["logp_end"], [-6.0, -5.0, np.nan])
+    sums, means, medians = BY_HAND[count_end]
+    for name in set(METRICS) - {"logp_first", "logp_end"}:
         summed = name.startswith("logp") and name not in ("logp_median", "logp_vocab_mean")
-        first = -9.0 if summed else -2.0 if name == "logp_median" else -3.0
-        assert out[name].tolist() == [first, -5.0], name
+        expected = sums if summed else medians if name == "logp_median" else means
+        assert out[name].tolist() == expected, name
+
+
+def test_aggregate_without_end_of_text():
+    """Where nothing is said to close a response, every token is text."""
+    for count_end in (True, False):
+        out = scoring.aggregate(dict.fromkeys(METRICS, VALUES), LENGTHS, None, count_end)
+        assert np.isnan(out["logp_end"]).all()
+        assert out["logp"].tolist() == BY_HAND[True][0]

@@ -1,14 +1,16 @@
 """The study: configs that validate, the run graph, and what a script's results depend on."""
 
 import copy
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 
 from learning_dynamics.errors import InputError
+from learning_dynamics.probe import RESPONSE_TYPES
 from learning_dynamics.provenance import code_of
-from learning_dynamics.study import Study, load_config
+from learning_dynamics.study import SWITCHES, Study, load_config
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = ROOT / "config.yaml"
@@ -30,7 +32,7 @@ def test_shipped_studies_validate(overlay):
     study = Study(load_config([BASE, overlay] if overlay else [BASE]))
     assert study.name == (overlay.stem if overlay else "toy")
     assert set(study.config["active"]["runs"]) <= set(study.runs)
-    assert set(study.config["figures"]) == {"squeeze", "dose"}
+    assert set(study.config["figures"]) == {"squeeze", "dose", "probe", "confounds"}
 
 
 def test_defaults_are_filled():
@@ -38,13 +40,22 @@ def test_defaults_are_filled():
     config = load_config([BASE])
     for section in ("compute", "run_defaults", "data"):
         del config[section]
-    config["datasets"] = {"toyworld": {"source": "toyworld"}, "mine": {"source": "probing-file"}}
+    config["datasets"] = {"toyworld": {"source": "toyworld"}, "mine": {"source": "file"}}
     config["models"] = {"toy-neox": {"source": "pretrain", "corpus": "mine"}}
     del config["figures"]["squeeze"]["one_step"]
     study = Study(config)
     assert study.config["compute"] == {"device": "cpu", "precision": "fp32", "threads": 1}
     assert study.datasets["toyworld"]["train_rows"] == 320
-    assert study.datasets["mine"]["probes"] == {"path": None, "url": None, "sha256": None}
+    assert study.datasets["toyworld"]["rephrase"]["provider"] == "toyworld"
+    mine = study.datasets["mine"]
+    assert [mine[key] for key in ("path", "url", "sha256", "chat_template", "train_rows")] == (
+        [None] * 5
+    )
+    assert mine["confounds"] == dict.fromkeys(SWITCHES, "corrected")
+    assert mine["given"] == ["chosen_gptsemantic", "chosen_gptformat", "reject_gptsemantic",
+                             "reject_gptformat", "irr_hum"]  # fmt: skip
+    assert mine["rephrase"]["provider"] == "none"
+    assert mine["filter"] == {"max_tokens": None, "tokenizer": None}
     assert study.models["toy-neox"]["max_prompt_length"] == 256
     assert study.config["figures"]["squeeze"]["one_step"] == {"batches": 20, "batch_size": 4}
     assert study.runs["dpo"]["warmup"] == 150
@@ -61,12 +72,100 @@ def test_defaults_are_not_shared():
 
 
 def test_local_data_file(tmp_path):
-    """`data` is the probing file of the data sets that name none."""
-    mine = {"source": "probing-file"}
-    other = {"source": "probing-file", "probes": {"path": "b.jsonl"}}
-    study = study_with(tmp_path, {"data": "a.jsonl", "datasets": {"mine": mine, "other": other}})
-    assert study.datasets["mine"]["probes"]["path"] == "a.jsonl"
-    assert study.datasets["other"]["probes"]["path"] == "b.jsonl"
+    """`data` is the file of the data sets that name none."""
+    datasets = {
+        "mine": {"source": "file"},
+        "other": {"source": "file", "path": "b.jsonl"},
+        "far": {"source": "file", "url": "https://a/c.jsonl"},
+    }
+    study = study_with(tmp_path, {"data": "a.jsonl", "datasets": datasets})
+    paths = {name: study.datasets[name]["path"] for name in datasets}
+    assert paths == {"mine": "a.jsonl", "other": "b.jsonl", "far": None}
+
+
+def test_switches_have_data_sets_of_their_own(tmp_path):
+    """figures.confounds: one data set per configured switch, and per leading space, which differs
+    in that switch alone and shares nothing with the others."""
+    for chosen in (list(SWITCHES), ["truncation", "row_sampling"]):
+        toy = study_with(tmp_path, {"figures": {"confounds": {"switches": chosen}}})
+        assert toy.config["figures"]["confounds"]["switches"] == chosen
+        tried = {"leading_space", *chosen}
+        assert set(toy.datasets) == {"toyworld", *(f"toyworld+{switch}" for switch in tried)}
+        base = toy.datasets["toyworld"]
+        for switch in tried:
+            entry = toy.datasets[f"toyworld+{switch}"]
+            assert entry == {**base, "confounds": {**base["confounds"], switch: "as_published"}}
+            assert entry["confounds"] is not base["confounds"]
+
+
+def test_a_switch_that_is_as_published_cannot_be_tried(tmp_path):
+    """It is no variant of its own and stays as it is in the others; leading space must not be."""
+    overlay = {"datasets": {"toyworld": {"confounds": {"truncation": "as_published"}}}}
+    study = study_with(tmp_path, overlay)
+    assert "truncation" not in study.config["figures"]["confounds"]["switches"]
+    assert "toyworld+truncation" not in study.datasets
+    assert study.datasets["toyworld+row_sampling"]["confounds"]["truncation"] == "as_published"
+    overlay = {"datasets": {"toyworld": {"confounds": {"leading_space": "as_published"}}}}
+    with pytest.raises(InputError, match=r"figures\.confounds\.dataset: 'toyworld': its lead"):
+        study_with(tmp_path, overlay)
+
+
+def test_a_given_initial_is_used_as_published(tmp_path):
+    """The types that a model writes are taken from the file only with initial_origin as published,
+    each once."""
+    given = ["chosen_initial", "irr_hum"]
+    published = {"initial_origin": "as_published"}
+    datasets = {
+        "fresh": {"source": "file", "given": ["irr_hum"]},
+        "released": {"source": "file", "given": given, "confounds": published},
+        "toyworld": {"confounds": published},
+    }
+    study = study_with(tmp_path, {"datasets": datasets, "data": "a.jsonl"})
+    assert study.datasets["fresh"]["given"] == ["irr_hum"]
+    assert study.datasets["released"]["given"] == [*given, "chosen_selfr"]
+    assert "given" not in study.datasets["toyworld"]
+
+
+def test_what_model_jobs_know_of_texts(tmp_path):
+    """Enough to read, cut and continue them; nothing that changes no text, so that an edit of the
+    rest reruns no model job."""
+    text = {"confounds", "next_turn", "self_rephrase"}
+    datasets = {
+        "mine": {"source": "file", "chat_template": "hh"},
+        "far": {"source": "hub", "hub": "a/b", "revision": "0" * 40, "format": "hh"},
+    }
+    study = study_with(tmp_path, {"datasets": datasets, "data": "a.jsonl"})
+    assert set(study.texts("toyworld")) == text
+    assert set(study.texts("mine")) == text | {"chat_template"}
+    assert study.texts("mine")["chat_template"] == "hh"
+    assert set(study.texts("far")) == text | {"chat_template", "format"}
+    assert study.texts("far")["confounds"] == study.datasets["far"]["confounds"]
+    assert json.loads(json.dumps(study.texts("far"))) == study.texts("far")
+
+
+def test_own_functions(tmp_path):
+    """The files of the own types in use, each once; those that are asked for have none."""
+    own = {"a": {"function": "x.py:f"}, "b": {"function": "x.py:g"}, "c": {"ask": "say {response}"},
+           "unused": {"function": "y.py:f"}}  # fmt: skip
+    probe = {"types": [*RESPONSE_TYPES, "a", "b", "c"], "own_types": own}
+    study = study_with(tmp_path, {"probe": probe})
+    assert study.own_functions() == ["x.py"]
+    assert study.config["probe"]["own_types"]["c"]["of"] == "chosen"
+
+
+def test_published_runs(tmp_path):
+    """Folders with the published metrics, by name; none configured, none found."""
+    assert Study(load_config([BASE])).published_runs() == {}
+    for name in ("b", "a", "other"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        if name != "other":
+            (tmp_path / "runs" / name / "prob_train_metrics.json").write_text("{}")
+    study = study_with(tmp_path, {"published": str(tmp_path / "runs")})
+    folder = tmp_path / "runs"
+    assert list(study.published_runs().items()) == [(n, str(folder / n)) for n in ("a", "b")]
+    empty = study_with(tmp_path, {"published": str(folder / "other")})
+    with pytest.raises(InputError, match=r"overlay\.yaml: published: .*other.*: holds no run"):
+        empty.published_runs()
 
 
 def test_run_graph(tmp_path):
@@ -85,7 +184,9 @@ def test_run_graph(tmp_path):
     assert study.checkpoints("late") == []
     groups = study.runs_by_kept_epochs("sft")
     assert groups[("2.5", "10")] == ["long"]
-    assert groups[()] == ["sft", "sft-extend", "sft-matched", "sft-continued"]
+    plain = [name for name, run in study.runs.items() if run["algorithm"] == "sft"]
+    assert groups[()] == [name for name in plain if name != "long"]
+    assert {"sft", "sft-extend", "on-chosen"} <= set(groups[()])
     assert "late" in study.runs_of("dpo")
     assert study.algorithms == ["sft", "dpo"]
 
@@ -142,17 +243,44 @@ WRONG = {
     "runs: {base: {algorithm: sft, init: base, epochs: 1, lr: 1.0}}": "runs.base",
     "runs: {sft: {batch_size: 0}}": "runs.sft.batch_size: 0: expected at least 1",
     "run_defaults: {labels: fair}": "run_defaults.labels: 'fair': expected one of given, coin",
-    "probe: {types: [chosen, irr]}": "probe.types.1: 'irr': expected one of chosen, chosen_initial",
-    "datasets: {a: {source: csv}}": "datasets.a.source: 'csv': expected one of toyworld, probing",
+    "probe: {types: [chosen, irr]}": "probe.types: 'irr': not defined; expected one of chosen, cho",
+    "probe: {types: [chosen, x/y]}": "probe.types.1: 'x/y': expected text that matches",
+    "probe: {own_types: {a: {}}}": "probe.own_types.a: {} should be non-empty",
+    "probe: {own_types: {a: {of: chosen}}}": "probe.own_types.a: {'of': 'chosen'}: expected functi",
+    "probe: {own_types: {a: {ask: b, function: 'c.py:d'}}}": "probe.own_types.a: {'ask': 'b', 'fun",
+    "probe: {own_types: {a: {function: c.py}}}": "probe.own_types.a.function: 'c.py': expected tex",
+    "probe: {own_types: {irr_hum: {ask: b}}}": "probe.own_types.irr_hum: a type of the paper; exp",
+    "datasets: {a: {source: csv}}": "datasets.a.source: 'csv': expected one of toyworld, file, hub",
     "datasets: {a: 3}": "datasets.a.source: 3: expected one of toyworld",
     "datasets: {toyworld: {rows: 3}}": "datasets.toyworld.rows: unknown key; expected one of",
-    "datasets: {a: {source: probing-file, probes: {url: 'http://a'}}}": "datasets.a.probes.url",
+    "datasets: {a: {source: file, url: 'http://a'}}": "datasets.a.url: 'http://a': expected text",
+    "datasets: {a: {source: file, sha256: abc}}": "datasets.a.sha256: 'abc': expected text that",
+    "datasets: {a: {source: file, columns: {prompt: 1}}}": "datasets.a.columns.prompt: 1: expected",
+    "datasets: {a: {source: file, prompt_template: Q}}": "datasets.a.prompt_template: 'Q': expect",
+    "datasets: {a: {source: file, test_share: 1.0}}": "datasets.a.test_share: 1.0: expected less",
+    "datasets: {toyworld: {confounds: {truncation: fixed}}}": "datasets.toyworld.confounds.trunca",
+    "datasets: {toyworld: {confounds: {spaces: corrected}}}": "datasets.toyworld.confounds.spaces",
+    "datasets: {a: {source: file, rephrase: {provider: toyworld}}}": "datasets.a.rephrase.provid",
+    "datasets: {a: {source: file, rephrase: {provider: openai}}}": "datasets.a.rephrase.model: no",
+    "datasets: {a: {source: file, rephrase: {provider: transformers, model: b}}}": (
+        "datasets.a.rephrase.model: 'b': not defined"
+    ),
+    "datasets: {a: {source: file, filter: {max_tokens: 9, tokenizer: toy-neox}}}": (
+        "datasets.a.filter.tokenizer: 'toy-neox': not defined"
+    ),
+    "runs: {sft: {target: irr_hum}}": "runs.sft.target: 'irr_hum': not defined; expected one of ch",
+    "runs: {on-hum: {target: extend}}": "runs.on-hum.target: 'extend': not defined; expected one",
     "models: {toy-neox: {corpus: hh}}": "models.toy-neox.corpus: 'hh': not defined; expected one",
     "models: {toy-neox: {max_prompt_length: 192}}": "models.toy-neox.max_prompt_length: 192: leav",
     "models: {a: {source: hub, hub: gpt2}}": "models.a: key 'revision' is missing",
     "active: {models: [gpt]}": "active.models: 'gpt': not defined; expected one of toy-neox",
     "figures: {dose: {model: gpt}}": "figures.dose.model: 'gpt': not defined; expected one of",
     "figures: {dose: {runs: [a]}}": "figures.dose.runs: 'a': not defined; expected one of sft",
+    "figures: {confounds: {dataset: hh}}": "figures.confounds.dataset: 'hh': not defined; expected",
+    "figures: {confounds: {trained_on: [hum]}}": "figures.confounds.trained_on: 'hum': not defined",
+    "figures: {confounds: {switches: [eos]}}": "figures.confounds.switches.0: 'eos': expected one",
+    "figures: {confounds: {runs: {dpo: dpp}}}": "figures.confounds.runs: 'dpp': not defined",
+    "figures: {probe: {model: gpt}}": "figures.probe.model: 'gpt': not defined; expected one of",
     "compute: {device: gpu}": "compute.device: 'gpu': expected one of cpu, cuda",
 }
 

@@ -1,18 +1,16 @@
 """The embedded world: truth, style and separateness of its response types."""
 
 from collections import Counter
-from pathlib import Path
 
 import pandas as pd
 import pytest
-import yaml
+from conftest import STUDY, TOYWORLD, probes_of
 
 from learning_dynamics import pairs, probe, toyworld
 from learning_dynamics.errors import InputError
 from learning_dynamics.toyworld import World
 
-CONFIG = yaml.safe_load((Path(__file__).parent.parent / "config.yaml").read_text("utf-8"))
-SPEC = CONFIG["datasets"]["toyworld"]
+PROBE = STUDY.config["probe"]
 
 
 def words(text):
@@ -23,15 +21,16 @@ def words(text):
 @pytest.fixture(scope="module", params=[1, 2, 3])
 def world(request):
     """(world, pairs, probes) of the default configuration, for three seeds of the world."""
-    spec = {**SPEC, "world_seed": request.param, "documents": 0}
-    table = pairs.from_toyworld(spec)[0]
-    return World(request.param), table, probe.build(table, spec, CONFIG["probe"])
+    spec = {**TOYWORLD, "world_seed": request.param, "documents": 0}
+    data = pairs.build(spec)
+    return World(request.param), data.pairs, probes_of(data, spec, PROBE)
 
 
 def test_size_of_the_default_world():
     """docs/statistics.md: at least 1,000 distinct words and 300 training pairs."""
-    table, corpus = pairs.from_toyworld({**SPEC, "documents": 4000})
-    texts = [*corpus, *table["prompt"], *table["chosen"], *table["rejected"]]
+    data = pairs.build({**TOYWORLD, "documents": 4000})
+    table = data.pairs
+    texts = [*data.corpus, *table["prompt"], *table["chosen"], *table["rejected"]]
     assert len({word for text in texts for word in words(text)}) >= 1000
     assert (table["split"] == "train").sum() >= 300
     assert not table["example_id"].duplicated().any() and not table["prompt"].duplicated().any()
@@ -143,23 +142,23 @@ def test_every_type_that_needs_no_model_is_there(world):
     for _, group in probes.groupby("example_id"):
         assert sorted(group["response_type"]) == sorted(expected)
     counts = probes.drop_duplicates("example_id")["split"].value_counts().to_dict()
-    assert counts == {split: CONFIG["probe"][split] for split in ("train", "test")}
+    assert counts == {split: PROBE[split] for split in ("train", "test")}
 
 
 def test_the_world_is_a_function_of_its_seed():
     """The same seed gives identical tables and corpus, another one different ones."""
-    small = {**SPEC, "train_rows": 20, "test_rows": 20, "documents": 30}
-    first, again = pairs.from_toyworld(small), pairs.from_toyworld(small)
-    pd.testing.assert_frame_equal(first[0], again[0])
-    assert first[1] == again[1]
-    limits = {**CONFIG["probe"], "train": 5, "test": 5}
-    probes = [probe.build(first[0], small, limits) for _ in range(2)]
+    small = {**TOYWORLD, "train_rows": 20, "test_rows": 20, "documents": 30}
+    first, again = pairs.build(small), pairs.build(small)
+    pd.testing.assert_frame_equal(first.pairs, again.pairs)
+    assert first.corpus == again.corpus
+    limits = {**PROBE, "train": 5, "test": 5}
+    probes = [probes_of(first, small, limits) for _ in range(2)]
     pd.testing.assert_frame_equal(*probes)
-    other = pairs.from_toyworld({**small, "world_seed": 2})
-    assert not set(first[0]["chosen"]) & set(other[0]["chosen"])
+    other = pairs.build({**small, "world_seed": 2})
+    assert not set(first.pairs["chosen"]) & set(other.pairs["chosen"])
 
 
 def test_too_many_rows_are_named():
     """The world has 960 facts: asking for more says so."""
     with pytest.raises(InputError, match="960 facts"):
-        pairs.from_toyworld({**SPEC, "train_rows": 900, "test_rows": 61})
+        pairs.build({**TOYWORLD, "train_rows": 900, "test_rows": 61})

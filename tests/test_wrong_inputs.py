@@ -17,21 +17,25 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from conftest import STUDY, dataset, rephrased
+from conftest import TOYWORLD as WORLD
 from safetensors.torch import load_file, save_file
 
-from learning_dynamics import models, pairs
+from learning_dynamics import models, pairs, rephrase
 from learning_dynamics.errors import InputError
 from learning_dynamics.files import write_table
 
 ROOT = Path(__file__).resolve().parent.parent
-TOYWORLD = {"source": "toyworld", "world_seed": 1, "train_rows": 8, "test_rows": 6, "documents": 80}
-PROBING = {"source": "probing-file", "pretrain_share": 0.3, "test_share": 0}
-HUB = {"source": "hub", "revision": "0" * 40, "data_dir": None, "format": "hh", "train_rows": 2,
-       "test_rows": 0, "train_split": "train", "test_split": "test"}  # fmt: skip
+TOYWORLD = {**WORLD, "train_rows": 8, "test_rows": 6, "documents": 80}
+TEXTS = STUDY.texts("toyworld")
+FILE = dataset(source="file", pretrain_share=0.3, test_share=0, path="mine")
+HUB = dataset(source="hub", hub="no/data", revision="0" * 40, format="hh", train_rows=2,
+              test_rows=0)  # fmt: skip
 MODEL = {"source": "pretrain", "corpus": "toyworld", "vocab_size": 300, "hidden_size": 8,
          "layers": 1, "heads": 2, "updates": 2, "batch_size": 2, "sequence_length": 16, "lr": 1e-3,
          "max_length": 256, "max_prompt_length": None}  # fmt: skip
-PROBE = {"train": 2, "test": 2, "types": ["chosen", "rejected"]}
+PROBE = {**STUDY.config["probe"], "train": 2, "test": 2,
+         "types": ["chosen", "rejected", "irr_test", "irr_hum"]}  # fmt: skip
 COMPUTE = {"device": "cpu", "precision": "fp32", "threads": 1, "batch_tokens": 512}
 SFT = {"algorithm": "sft", "init": "base", "epochs": 2, "lr": 1e-4, "batch_size": 4, "clip": 10.0,
        "optimizer": "sgd", "warmup": 0, "beta": 0.1, "target": "chosen", "labels": "given",
@@ -139,19 +143,29 @@ def test_command_line(tmp_path):
     assert_one_line(done, "command line: seeds: 3: expected type array")
 
 
+HUB_ENTRY = f"source: hub, hub: a/b, revision: '{'0' * 40}', format: hh"
+
+
 @pytest.mark.parametrize(
-    ("probes", "fragments"),
+    ("entry", "fragments"),
     [
-        ("{path: nowhere.jsonl}", ["datasets.mine.probes.path: nowhere.jsonl", "no such file"]),
-        ("{}", ["datasets.mine.probes", "no path and no url", "expected one"]),
+        (
+            "source: file, path: nowhere.jsonl",
+            ["datasets.mine.path: nowhere.jsonl", "no such file"],
+        ),
+        ("source: file", ["datasets.mine: no path and no url", "expected one", "DATA=path"]),
+        (
+            f"{HUB_ENTRY}, probes: [{{url: 'https://a/b.jsonl'}}, {{path: nowhere.jsonl}}]",
+            ["datasets.mine.probes.1.path: nowhere.jsonl", "no such file"],
+        ),
+        (f"{HUB_ENTRY}, probes: [{{}}]", ["datasets.mine.probes.0: no path", "expected one"]),
     ],
+    ids=["file", "no-file", "probes", "no-probes"],
 )
-def test_probing_file_of_config(probes, fragments, tmp_path):
-    """A probing file that is not there is found while Snakemake plans."""
+def test_data_file_of_config(entry, fragments, tmp_path):
+    """A local file that is not there is found while Snakemake plans."""
     (tmp_path / "overlay.yaml").write_text(
-        f"datasets: {{mine: {{source: probing-file, probes: {probes}}}}}\n"
-        "active: {datasets: [mine]}\n",
-        encoding="utf-8",
+        f"datasets: {{mine: {{{entry}}}}}\nactive: {{datasets: [mine]}}\n", encoding="utf-8"
     )
     done = snakemake(tmp_path, "--configfile", "overlay.yaml")
     assert_one_line(done, *fragments)
@@ -186,7 +200,7 @@ PROBING_FILES = {
     "missing": (None, "no such file", "expected a probing file"),
     "empty": (b"", "empty", "expected at least one row"),
     "truncated": (jsonl(*ROWS)[:-9], "line 6: not JSON", "truncated?"),
-    "not-utf8": (jsonl(*ROWS).replace(b"yes 0", b"\xff"), "not UTF-8 at byte", "expected UTF-8"),
+    "not-utf8": (jsonl(*ROWS).replace(b"yes 0", b"\xff"), "not UTF-8 (byte 0xff", "expected UTF"),
     "not-an-object": (jsonl(ROWS[0], [1, 2]), "line 2", "[1, 2]", "expected a JSON object"),
     "missing-field": (second(rejected=None), "line 2", "'rejected' is missing", "prompt, chosen"),
     "not-text": (second(chosen=["a"]), "line 2", "'chosen' is ['a']", "expected text"),
@@ -194,28 +208,58 @@ PROBING_FILES = {
     "empty-prompt": (second(prompt=" \n"), "line 2", "'prompt' is empty", "expected text"),
     "repeated-id": (second(example_id="e0"), "line 2", "'e0'", "line 1", "expected distinct"),
     "repeated-row": (jsonl(*ROWS, {**ROWS[2], "example_id": "e9"}), "line 7", "line 3", "distinct"),
-    "too-few-rows": (jsonl(ROWS[0]), "1 rows", "fewer than 2"),
+    "truncated.csv": (b"prompt,chosen,rejected\na,b,c\nd,e", "line 3", "header's 3", "truncated?"),
+    "truncated.parquet": (b"PAR1 and no more", "not a whole Parquet file"),
+    "suffix.txt": (jsonl(*ROWS), "suffix '.txt'", "expected one of .jsonl, .json, .csv, .parquet"),
 }
+PAIRS_OUT = ["--pairs", "out/pairs.parquet", "--corpus", "out/corpus.parquet",
+             "--given", "out/given.parquet"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", PROBING_FILES)
-def test_probing_file(name, tmp_path):
-    """A bad probing file is named with line, field and value."""
+def test_data_file(name, tmp_path):
+    """A bad file of pairs is named with line, field and value."""
     content, *fragments = PROBING_FILES[name]
-    path, out = tmp_path / "mine.jsonl", tmp_path / "out"
+    path = tmp_path / f"mine{Path(name).suffix or '.jsonl'}"
     if content is not None:
         path.write_bytes(content)
-    done = script("build_pairs", tmp_path, "--spec", PROBING, "--probing-file", path,
-                  "--pairs", out / "pairs.parquet", "--corpus", out / "corpus.parquet")  # fmt: skip
-    assert_one_line(done, "mine.jsonl", *fragments)
-    assert_empty(out)
+    done = script("build_pairs", tmp_path, "--spec", FILE, "--files", path, *PAIRS_OUT)
+    assert_one_line(done, str(path), *fragments)
+    assert_empty(tmp_path / "out")
+
+
+def test_data_file_with_too_few_rows(tmp_path):
+    """Fewer than two training pairs are left: file, number and expectation."""
+    (tmp_path / "mine.jsonl").write_bytes(jsonl(ROWS[0]))
+    done = script("build_pairs", tmp_path, "--spec", {**FILE, "pretrain_share": 0},
+                  "--files", "mine.jsonl", *PAIRS_OUT)  # fmt: skip
+    assert_empty(tmp_path / "out")
+    assert_one_line(done, "1 rows", "fewer than 2")
+    assert_one_line(done, "mine.jsonl")
+
+
+def test_no_data_file(tmp_path):
+    """The script without the file that its data set needs."""
+    done = script("build_pairs", tmp_path, "--spec", FILE, *PAIRS_OUT)
+    assert_one_line(done, "no file given", "expected path, url or make DATA=")
+    assert_empty(tmp_path / "out")
+
+
+def test_filter_without_a_tokenizer(tmp_path):
+    """A length filter whose model folder has no tokenizer.json."""
+    (tmp_path / "mine.jsonl").write_bytes(jsonl(*ROWS))
+    spec = {**FILE, "filter": {"max_tokens": 20, "tokenizer": "m"}}
+    done = script("build_pairs", tmp_path, "--spec", spec, "--files", "mine.jsonl",
+                  "--tokenizer", "gone", *PAIRS_OUT)  # fmt: skip
+    assert_one_line(done, "gone/tokenizer.json", "cannot be read")
+    assert_empty(tmp_path / "out")
 
 
 def test_probing_file_through_the_pipeline(tmp_path):
     """The same line reaches those who run Snakemake, and no table is left."""
     (tmp_path / "mine.jsonl").write_bytes(PROBING_FILES["truncated"][0])
     (tmp_path / "overlay.yaml").write_text(
-        "datasets: {mine: {source: probing-file, probes: {path: mine.jsonl}}}", encoding="utf-8"
+        "datasets: {mine: {source: file, path: mine.jsonl}}", encoding="utf-8"
     )
     done = snakemake(tmp_path, "results/toy/data/mine/pairs.parquet",
                      "--configfile", "overlay.yaml", dry="--cores=1")  # fmt: skip
@@ -226,7 +270,7 @@ def test_probing_file_through_the_pipeline(tmp_path):
 def test_world_too_small(tmp_path):
     """More rows than the toy world has facts; the line is in the log file as well."""
     done = script("build_pairs", tmp_path, "--spec", {**TOYWORLD, "train_rows": 10**6},
-                  "--pairs", "out/p", "--corpus", "out/c", "--log", "a/log")  # fmt: skip
+                  *PAIRS_OUT, "--log", "a/log")  # fmt: skip
     assert_one_line(done, "train_rows + test_rows = 1000006", "expected no more rows than facts")
     assert "error: train_rows" in (tmp_path / "a" / "log").read_text(encoding="utf-8")
     assert_empty(tmp_path / "out")
@@ -237,6 +281,7 @@ def test_world_too_small(tmp_path):
     [
         ("no/such-data", ["no/such-data at revision 000", "cannot be loaded", "expected"]),
         ("data", ["train row 1", "no mark", "expected the format 'hh'"]),
+        ("data/train.jsonl", ["data/train.jsonl at revision 000", "cannot be loaded", "expected"]),
     ],
 )
 def test_hub_pairs(hub, fragments, tmp_path):
@@ -245,8 +290,7 @@ def test_hub_pairs(hub, fragments, tmp_path):
     good = "\n\nHuman: q\n\nAssistant: a"
     rows = [{"chosen": good, "rejected": good + "b"}, {"chosen": "no mark", "rejected": good}]
     (tmp_path / "data" / "train.jsonl").write_bytes(jsonl(*rows))
-    done = script("build_pairs", tmp_path, "--spec", {**HUB, "hub": hub},
-                  "--pairs", "out/p.parquet", "--corpus", "out/c.parquet",
+    done = script("build_pairs", tmp_path, "--spec", {**HUB, "hub": hub}, *PAIRS_OUT,
                   HF_HOME=str(tmp_path / "cache"), HF_HUB_OFFLINE="1")  # fmt: skip
     assert_one_line(done, *fragments)
     assert_empty(tmp_path / "out")
@@ -337,8 +381,14 @@ def test_download(path, fragments, server, tmp_path):
 def made(tmp_path_factory):
     """A folder with tiny valid inputs: pairs, corpus, probes and a model; and broken copies."""
     folder = tmp_path_factory.mktemp("made")
-    table, corpus = pairs.from_toyworld(TOYWORLD)
+    data = pairs.build(TOYWORLD)
+    table, corpus = data.pairs, data.corpus
     write_table(folder / "pairs.parquet", table)
+    write_table(folder / "given.parquet", data.given.astype("str"))
+    rephrases = rephrased(data, TOYWORLD, PROBE)
+    write_table(folder / "rephrases.parquet", rephrases, rephrase.SCHEMA)
+    write_table(folder / "no-status.parquet", rephrases.drop(columns="status"))
+    (folder / "own.py").write_text("def half(example, rng):\n    return 1 / 0\n", encoding="utf-8")
     write_table(folder / "corpus.parquet", pd.DataFrame({"text": corpus}))
     probes = table[:3].rename(columns={"chosen": "response"}).assign(made_by="test")
     write_table(folder / "probe.parquet", probes.assign(response_type="chosen"))
@@ -358,37 +408,46 @@ def made(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(
-    ("pairs_file", "probe", "fragments"),
-    [
-        ("truncated.parquet", PROBE, ["truncated.parquet: not a whole Parquet file", "rebuild it"]),
-        ("no-rejected.parquet", PROBE, ["column 'rejected' is missing", "expected split, example"]),
-        ("nowhere.parquet", PROBE, ["nowhere.parquet: no such file", "expected a Parquet table"]),
-        ("model", PROBE, ["model: no such file", "expected a Parquet table"]),
-        ("pairs.parquet", {**PROBE, "train": 9}, ["probe.train = 9", "has 8 train", "expected no"]),
-        ("pairs.parquet", {**PROBE, "test": 6}, ["probe.test = 6", "6 test pairs", "2 more"]),
-    ],
-)
-def test_build_probes(pairs_file, probe, fragments, made, tmp_path):
-    """A bad pairs table, or more probes than pairs."""
-    done = script("build_probes", tmp_path, "--spec", TOYWORLD, "--probe", probe,
-                  "--pairs", made / pairs_file, "--out", "out/probe.parquet")  # fmt: skip
+def own(function, **changed):
+    """Section probe with a type of the user's own."""
+    return {**PROBE, **changed, "types": [*PROBE["types"], "half"],
+            "own_types": {"half": {"function": function}}}  # fmt: skip
+
+
+PROBE_CASES = {
+    "truncated": ({"pairs": "truncated.parquet"}, "truncated.parquet: not a whole", "rebuild it"),
+    "no-column": ({"pairs": "no-rejected.parquet"}, "column 'rejected' is missing", "split, exam"),
+    "no-file": ({"pairs": "nowhere.parquet"}, "nowhere.parquet: no such file", "Parquet table"),
+    "a-folder": ({"pairs": "model"}, "model: no such file", "expected a Parquet table"),
+    "no-status": ({"rephrases": "no-status.parquet"}, "no-status.parquet: column 'status' is miss"),
+    "no-given": ({"given": "nowhere.parquet"}, "nowhere.parquet: no such file", "Parquet table"),
+    "train": ({"probe": {**PROBE, "train": 9}}, "probe.train = 9", "has 8 train", "expected no mo"),
+    "test": ({"probe": {**PROBE, "test": 5}}, "probe.test = 5", "leaves 1 held-out", "2 more"),
+    "no-function": ({"probe": own("own.py:third")}, "probe.own_types", "no attribute 'third'"),
+    "no-own-file": ({"probe": own("gone.py:half")}, "'gone.py:half': no such file", "file.py:func"),
+    "it-raises": ({"probe": own("own.py:half")}, "own_types.half: fails on", "ZeroDivisionError"),
+}
+
+
+@pytest.mark.parametrize("name", PROBE_CASES)
+def test_build_probes(name, made, tmp_path):
+    """A bad table, more probes than pairs, or a function of the user's that does not work."""
+    changed, *fragments = PROBE_CASES[name]
+    for path in made.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    words = {"spec": TOYWORLD, "probe": PROBE, "pairs": "pairs.parquet", "given": "given.parquet",
+             "rephrases": "rephrases.parquet", **changed}  # fmt: skip
+    done = script("build_probes", tmp_path, *(w for k, v in words.items() for w in (f"--{k}", v)),
+                  "--out", "out/probe.parquet")  # fmt: skip
     assert_one_line(done, *fragments)
-    assert_empty(tmp_path / "out")
-
-
-def test_probes_without_a_file(made, tmp_path):
-    """Pairs of the hub without a probing file."""
-    done = script("build_probes", tmp_path, "--spec", HUB, "--probe", {**PROBE, "test": 0},
-                  "--pairs", made / "pairs.parquet", "--out", "out/probe.parquet")  # fmt: skip
-    assert_one_line(done, "probing file", "expected")
     assert_empty(tmp_path / "out")
 
 
 def scoring(model="model", pairs_file="pairs.parquet", compute=COMPUTE, **changed):
     """A call of score_reference with another model folder, pairs table, device or model spec."""
     return ("score_reference", "--model", model, "--pairs", pairs_file, "--compute", compute,
-            "--model-spec", {**MODEL, **changed}, "--out", "out/reference.parquet")  # fmt: skip
+            "--model-spec", {**MODEL, **changed}, "--texts", TEXTS,
+            "--out", "out/reference.parquet")  # fmt: skip
 
 
 MODEL_CASES = {
@@ -398,14 +457,20 @@ MODEL_CASES = {
     "no-gpu": (scoring(compute={**COMPUTE, "device": "cuda"}), "'cuda'", "expected a GPU job"),
     "diverging-run": (
         ("finetune", "--spec", {**SFT, "lr": 1e38}, "--model-spec", MODEL, "--compute", COMPUTE,
-         "--seed", 0, "--init", "model", "--pairs", "pairs.parquet", "--probes", "probe.parquet",
-         "--out", "out"),
+         "--texts", TEXTS, "--seed", 0, "--init", "model", "--pairs", "pairs.parquet",
+         "--probes", "probe.parquet", "--out", "out"),
         "lr = 1e+38", "the loss is nan at update 2", "expected a finite loss",
+    ),
+    "target": (
+        ("finetune", "--spec", {**SFT, "rows": "probes", "target": "irr_hum"}, "--model-spec",
+         MODEL, "--compute", COMPUTE, "--texts", TEXTS, "--seed", 0, "--init", "model",
+         "--pairs", "pairs.parquet", "--probes", "probe.parquet", "--out", "out"),
+        "target = 'irr_hum'", "no such response type", "expected one of chosen",
     ),
     "one-step-pairs": (
         ("measure_one_step", "--model", "model", "--model-spec", MODEL, "--compute", COMPUTE,
-         "--pairs", "pairs.parquet", "--seed", 0, "--batches", 5, "--batch-size", 2,
-         "--out", "out/one-step.parquet"),
+         "--texts", TEXTS, "--pairs", "pairs.parquet", "--seed", 0, "--batches", 5,
+         "--batch-size", 2, "--out", "out/one-step.parquet"),
         "one_step: 5 batches of 2 need 10", "the data set has 8",
     ),
     "hub-model": (

@@ -21,7 +21,7 @@ def main() -> None:
             content = response.read()
     except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
         raise InputError(
-            f"{args.url}: cannot be downloaded ({error}); give a local copy as probes.path"
+            f"{args.url}: cannot be downloaded ({error}); give a local copy as its path"
         ) from None
     digest = hashlib.sha256(content).hexdigest()
     if args.sha256 and digest != args.sha256:

@@ -43,10 +43,10 @@ def main() -> None:
     reference = None
     if args.reference:
         reference = read_table(args.reference, ["example_id", "chosen", "rejected"])
-    rows = training_rows(pairs, codec, args.spec, args.seed, reference)
     probes = pd.concat([read_table(p, PROBE_COLUMNS) for p in args.probes], ignore_index=True)
+    rows = training_rows(pairs, codec, args.spec, args.seed, reference, probes)
     settings = {"spec": args.spec, "seed": args.seed, "compute": args.compute,
-                "model": args.model_spec, "epochs": args.keep_epochs,
+                "texts": args.texts, "model": args.model_spec, "epochs": args.keep_epochs,
                 "code": digest_of("workflow_scripts/finetune.py")}  # fmt: skip
     inputs = [args.model, args.pairs, *args.probes, *filter(None, [args.reference])]
     checkpoints = Checkpoints(args.out / ".resume", fingerprint(settings, inputs))

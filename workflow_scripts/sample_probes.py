@@ -20,7 +20,10 @@ def main() -> None:
     args = parser.parse_args()
     model, codec = load_model(args)
     probes = read_table(args.probes, PROBE_COLUMNS)
-    own = sampling.sample_probes(probes, model, codec, args.probe, args.seed, args.model)
+    size = args.compute["batch_tokens"]
+    own = sampling.sample_probes(
+        probes, model, codec, args.texts, args.probe, size, args.seed, args.model
+    )
     write_table(args.out, own)
 
 

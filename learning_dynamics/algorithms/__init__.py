@@ -24,7 +24,7 @@ class Algorithm:
 
 
 ALGORITHMS = {
-    "sft": Algorithm(("chosen",), False, ("target",), "eq. 4 and 10"),
+    "sft": Algorithm(("chosen",), False, ("target", "rows"), "eq. 4 and 10"),
     "dpo": Algorithm(
         ("chosen", "rejected"), True, ("beta", "labels"), "eq. 6; Rafailov et al. 2023, eq. 7"
     ),

@@ -90,7 +90,7 @@ def _band(axes: Axes, runs: Trajectories, column: str, kind: str, colour: str, *
     curves = []
     for trajectory in runs.values():
         steps, values = series(trajectory, column, kind)
-        curves.append(values.mean(1) - values[0].mean())
+        curves.append(np.nanmean(values - values[0], axis=1))
     curves = np.array(curves)
     if len(curves) > 1 and line.get("lw", 1) > 1:
         axes.fill_between(steps, curves.min(0), curves.max(0), color=colour, lw=0,
