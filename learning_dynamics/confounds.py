@@ -20,6 +20,9 @@ from learning_dynamics.dynamics import (
 MACHINE = ["chosen_gptsemantic", "chosen_gptformat", "reject_gptsemantic", "reject_gptformat",
            "irr_hum"]  # fmt: skip
 NATURAL = ["chosen", "rejected", "irr_train", "irr_test"]
+# The text that a type is or rewords: pairs of one source share content besides style.
+SOURCE = {"chosen": "y⁺", "chosen_gptsemantic": "y⁺", "chosen_gptformat": "y⁺", "rejected": "y⁻",
+          "reject_gptsemantic": "y⁻", "reject_gptformat": "y⁻"}  # fmt: skip
 PARTS = ["first token", "body", "end-of-text"]
 SPACES = ["as_published", "corrected"]
 
@@ -97,7 +100,9 @@ def fingerprint_table(
 ) -> pd.DataFrame:
     """The fingerprint F by leading space and by whether end-of-text is in the sums: mutual
     influence of the machine types, the same updates' influence on natural types, F (their
-    difference), each with an interval, and F's three parts. Nats per response.
+    difference), each with an interval, F's three parts, ``F_across``: F over pairs of update and
+    observed type that do not reword (or are) the same text. Nats per response; ``F_per_token`` is
+    that of influences divided by each response's number of tokens, because types differ in length.
 
     The row ``share`` holds 1 − F(both corrected) / F(both as published), and the verdict.
     """
@@ -105,6 +110,10 @@ def fingerprint_table(
     for space in SPACES:
         machine, natural = (_mean_influence(trained[space], group, counts_end)
                             for group in (MACHINE, NATURAL))  # fmt: skip
+        across = [_mean_influence(trained[space], group, counts_end, across=True)
+                  for group in (MACHINE, NATURAL)]  # fmt: skip
+        per_token = [_mean_influence(trained[space], group, counts_end, per_token=True)
+                     for group in (MACHINE, NATURAL)]  # fmt: skip
         for end in ("as_published", "corrected"):
             used = PARTS if end == "as_published" else PARTS[:2]
             mutual, other = (sum(group[part] for part in used) for group in (machine, natural))
@@ -114,6 +123,10 @@ def fingerprint_table(
                 row |= _with_interval(name, estimate(values))
             for part in used:
                 row[f"F {part}"] = float(np.nanmean(machine[part] - natural[part]))
+            apart = [sum(group[part] for part in used) for group in across]
+            row |= _with_interval("F_across", estimate(apart[0] - apart[1]))
+            apart = [sum(group[part] for part in used) for group in per_token]
+            row |= _with_interval("F_per_token", estimate(apart[0] - apart[1]))
             rows.append(row)
     share, low, high = _share(excess["corrected", "corrected"],
                               excess["as_published", "as_published"])  # fmt: skip
@@ -147,11 +160,14 @@ def as_markdown(switches: pd.DataFrame, fingerprint: pd.DataFrame) -> str:
     """Both tables for people: the fingerprint, and the three largest effects of each switch."""
     lines = ["# The machine fingerprint", "",
              "| leading space | end-of-text | machine | natural | F [95%] | first token | body | "
-             "end-of-text |", "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+             "end-of-text | F across sources | F per token |",
+             "|---|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
     settings = fingerprint[fingerprint["leading_space"] != "share"]
     for row in settings.to_dict("records"):
         parts = ["–" if pd.isna(row[f"F {p}"]) else f"{row[f'F {p}']:+.2f}" for p in PARTS]
-        numbers = [f"{row['mutual']:+.2f}", f"{row['natural']:+.2f}", _cell(row, "F", "F"), *parts]
+        numbers = [f"{row['mutual']:+.2f}", f"{row['natural']:+.2f}", _cell(row, "F", "F"), *parts,
+                   _cell(row, "F_across", "F_across"),
+                   _cell(row, "F_per_token", "F_per_token", 3)]  # fmt: skip
         lines.append(f"| {row['leading_space']} | {row['end_of_text']} | {' | '.join(numbers)} |")
     share = fingerprint[fingerprint["leading_space"] == "share"].iloc[0]
     lines += ["", f"Share that is tokenisation: {_cell(share, 'F', 'F')}: **{share['verdict']}**."]
@@ -167,8 +183,9 @@ def as_markdown(switches: pd.DataFrame, fingerprint: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _cell(row: Mapping, value: str, bounds: str) -> str:
-    return f"{row[value]:+.2f} [{row[f'{bounds}_low']:+.2f}, {row[f'{bounds}_high']:+.2f}]"
+def _cell(row: Mapping, value: str, bounds: str, digits: int = 2) -> str:
+    numbers = (row[value], row[f"{bounds}_low"], row[f"{bounds}_high"])
+    return "{} [{}, {}]".format(*(f"{number:+.{digits}f}" for number in numbers))
 
 
 def judge(published: Estimate, corrected: Estimate, share: tuple[float, float]) -> str:
@@ -187,14 +204,26 @@ def _mean_influence(
     observed: list[str],
     counts_end: bool,
     step: int | None = None,
+    across: bool = False,
+    per_token: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Mean over machine updates and other observed types of the influence, by part."""
+    """Mean over machine updates and other observed types of the influence, by part; ``across``
+    leaves out pairs of one source, ``per_token`` divides by the number of tokens."""
+
+    def one(runs: Trajectories, kind: str) -> dict[str, np.ndarray]:
+        parts = influence(runs, kind, counts_end, step)
+        if not per_token:
+            return parts
+        tokens = np.array([series(table, "n_tokens", kind)[1][0] for table in runs.values()])
+        return {part: values / tokens for part, values in parts.items()}
+
     found = [
-        influence(runs, kind, counts_end, step)
+        one(runs, kind)
         for update, runs in by_update.items()
         if update in MACHINE
         for kind in observed
         if kind != update and kind in _kinds(runs, runs)
+        if not across or SOURCE.get(update) is None or SOURCE.get(update) != SOURCE.get(kind)
     ]
     return {part: mean_over_kinds(np.array([each[part] for each in found])) for part in PARTS}
 

@@ -14,7 +14,8 @@ from learning_dynamics.sources import read_rows
 
 TRAJECTORY_NEEDS = ["step", "split", "example_id", "response_type", "logp", "logp_argmax",
                     "logp_greedy0", "logp_top_other", "greedy_match", "energy",
-                    "prob_norm", "logp_first", "logp_end"]  # fmt: skip
+                    "prob_norm", "n_tokens", "logp_first",
+                    "logp_end"]  # fmt: skip
 ONE_STEP_NEEDS = ["kind", "batch", "p_label", "dlogp_top_other", "dlogp_rest", "dp_label",
                   "dp_top_other", "dp_rest"]  # fmt: skip
 

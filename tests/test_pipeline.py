@@ -76,7 +76,7 @@ def test_every_output_is_there_and_whole(finished):
     card = pd.read_csv(finished / "tables/probe.csv")
     assert set(card["response_type"]) == set(RESPONSE_TYPES)
     switches = pd.read_csv(finished / "tables/confounds.csv")
-    assert list(switches["switch"].unique()) == ["leading_space", "initial_origin", "end_of_text"]
+    assert list(switches["switch"].unique()) == ["leading_space", "end_of_text"]
 
 
 def test_a_switch_changes_what_it_names(finished):

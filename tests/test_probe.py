@@ -354,6 +354,9 @@ def shout(example, rng):
 def both(example, rng):
     return f" {example.split} {example.example_id} {example.prompt.strip()} {example.rejected}"
 
+def others(example, rng):
+    return example.other_train + "|" + example.other_test
+
 def number(example, rng):
     return 3
 
@@ -394,6 +397,14 @@ def test_own_types(own):
         source = rows.set_index("example_id").loc[name]
         assert text == f" {split} {name} {source['prompt'].strip()} {source['rejected']}"
     pd.testing.assert_frame_equal(found, probe.build(rows, NO_GIVEN, NO_REPHRASES, FILE, of))
+
+
+def test_own_types_see_the_drawn_rows(own):
+    """Those of irr_train and irr_test, also where neither type is asked for."""
+    rows, types = table(8, 8), {"mine": {"function": f"{own}:others"}}
+    whole = built(rows, FILE, section(3, 2, *MADE, "chosen"))
+    alone = built(rows, FILE, section(3, 2, "chosen", **types))
+    assert alone["mine"].tolist() == (whole["irr_train"] + "|" + whole["irr_test"]).tolist()
 
 
 def test_own_types_that_are_asked_for():

@@ -128,6 +128,7 @@ def _excess(panel: Axes, table: pd.DataFrame) -> None:
             up, down = (up + value, down) if value > 0 else (up, down + value)
         error = [[row["F"] - row["F_low"]], [row["F_high"] - row["F"]]]
         panel.errorbar(at, row["F"], yerr=error, fmt="D", color="black", ms=4, lw=1.2, mfc="white")
+        panel.plot(at + 0.38, row["F_across"], "o", color="black", ms=3, mfc="white")
         panel.annotate(f"{row['F']:+.1f}", (at, max(up, row["F_high"])), ha="center", va="bottom",
                        xytext=(0, 3), textcoords="offset points", fontsize=8,
                        fontweight="bold")  # fmt: skip
@@ -137,7 +138,9 @@ def _excess(panel: Axes, table: pd.DataFrame) -> None:
     panel.yaxis.tick_right()
     panel.spines["left"].set_visible(False)
     panel.spines["right"].set_visible(True)
-    panel.set_title("F: machine over natural (nats; ◇ sum, 95%)", fontsize=7.5)
+    panel.set_title(
+        "F: machine over natural (nats, 95%)\n○ without rewordings of the same text", fontsize=7
+    )
     for number, (part, colour) in enumerate(PART_COLOURS.items()):
         panel.text((0, 0.37, 0.6)[number], -0.36, f"■ {part}", color=colour, fontsize=6.5,
                    fontweight="bold", transform=panel.transAxes)  # fmt: skip
