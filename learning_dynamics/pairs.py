@@ -26,8 +26,9 @@ GIVEN_COLUMNS = ["example_id", "response_type", "response"]
 NATURAL_FIELDS = ["chosen", "rejected", "chosen_initial", "chosen_gptsemantic", "chosen_gptformat",
                   "reject_gptsemantic", "reject_gptformat", "irr_hum"]  # fmt: skip
 # As in "<|im_start|>user\n" or "<|start_header_id|>user<|end_header_id|>\n\n".
-SYSTEM_TURN = re.compile(r"<\|[^|<>]+\|>\s*system\b.*?(?=<\|[^|<>]+\|>\s*user\b)", re.DOTALL)
-ROLE_MARKS = re.compile(r"(<\|[^|<>]+\|>|</?s>)\s*((user|system|assistant)\s*(<\|[^|<>]+\|>)?\s)?")
+MARK = r"(?:<\|[^|<>]+\|>|</?s>|<(?:start|end)_of_turn>|\[/?INST\]|<<?/?SYS>>?)"
+SYSTEM_TURN = re.compile(rf"{MARK}\s*system\b.*?(?={MARK}\s*user\b)", re.DOTALL)
+ROLE_MARKS = re.compile(rf"{MARK}\s*(?:(?:user|system|assistant|model)\s*(?:{MARK})?\s)?")
 LOG = logging.getLogger(__name__)
 
 
@@ -217,7 +218,9 @@ def _from_hub(spec: dict, files: Sequence[str | Path]) -> Data:
                 row = rows[number]
                 table.append((name, f"{split}-{number:05d}", *(row[text] for text in TEXTS)))
     pairs = pd.DataFrame(table, columns=PAIR_COLUMNS)
-    known = {p + c: e for e, p, c in pairs[["example_id", "prompt", "chosen"]].itertuples(False)}
+    known: dict[str, str] = {}
+    for example, prompt, chosen in pairs[["example_id", "prompt", "chosen"]].itertuples(False):
+        known.setdefault(prompt + chosen, example)  # of equal rows the first: it may be trained on
     given, found = [], 0
     for path in files:
         for row in read_rows(path, None, spec["given"]):

@@ -59,7 +59,8 @@ def needed(probed: pd.DataFrame, given: pd.DataFrame, spec: dict, probe: dict) -
     kinds = {kind: entry for kind, entry in ASKED.items() if kind in probe["types"]}
     for kind, own in (probe.get("own_types") or {}).items():
         if kind in probe["types"] and "ask" in own:
-            templates[kind], kinds[kind] = own["ask"], (kind, own["of"])
+            name = f"own_types.{kind}"  # never one of the built-in templates
+            templates[name], kinds[kind] = own["ask"], (name, own["of"])
     table = requests(probed, {} if spec["provider"] == "none" else kinds, templates)
     known = set(zip(given["example_id"], given["response_type"], strict=True))
     asked = zip(table["example_id"], table["response_type"], strict=True)

@@ -75,24 +75,24 @@ def sample_probes(
     """The sampled response types for every probed prompt, as rows of the probe table.
 
     ``data`` is the data set's configuration (its self-rephrase prompt, its next turn, its leading
-    spaces), ``made_by`` is ``name``, the base model's path in the study. A type that the probe set
-    already holds is not sampled again.
+    spaces), ``made_by`` is ``name``, the base model's path in the study. What the probe set already
+    holds is not sampled again.
     """
-    base = probes[probes["response_type"] == "chosen"].reset_index(drop=True)
-    request = data["self_rephrase"]
-    asks = {
-        "chosen_initial": list(base["prompt"]),
-        "chosen_selfr": [request.replace("{response}", t.strip()) for t in base["response"]],
-    }
-    have = set(probes["response_type"])
-    start = house_start(base["response"])
+    chosen = probes[probes["response_type"] == "chosen"].reset_index(drop=True)
+    start = house_start(chosen["response"])
     tables = []
     for number, kind in enumerate(SAMPLED_TYPES):
-        if kind in have or kind not in probe["types"]:
+        given = probes.loc[probes["response_type"] == kind, "example_id"]
+        base = chosen[~chosen["example_id"].isin(given)].reset_index(drop=True)
+        if base.empty or kind not in probe["types"]:
             continue
+        asks = list(base["prompt"])
+        if kind == "chosen_selfr":
+            request = data["self_rephrase"]
+            asks = [request.replace("{response}", text.strip()) for text in base["response"]]
         draws = np.random.default_rng([seed, number]).integers(2**31)
         texts = generate(
-            model, codec, asks[kind], probe["sample_tokens"], probe["temperature"], int(draws),
+            model, codec, asks, probe["sample_tokens"], probe["temperature"], int(draws),
             data["next_turn"], batch_tokens,
         )  # fmt: skip
         if data["confounds"]["leading_space"] == "corrected":
@@ -101,4 +101,4 @@ def sample_probes(
             response_type=kind, response=texts, made_by=name
         )
         tables.append(table[PROBE_COLUMNS])
-    return pd.concat(tables, ignore_index=True) if tables else base[PROBE_COLUMNS].head(0)
+    return pd.concat(tables, ignore_index=True) if tables else chosen[PROBE_COLUMNS].head(0)

@@ -22,6 +22,7 @@ HH_TEMPLATE = (
     r"{% for m in messages %}{{ '\n\nHuman: ' if m.role == 'user' else '\n\nAssistant: ' }}"
     r"{{ m.content }}{% endfor %}{% if add_generation_prompt %}{{ '\n\nAssistant:' }}{% endif %}"
 )
+MARKER = "@response@"
 TEXTS = ("prompt", "chosen", "rejected")
 LOG = logging.getLogger(__name__)
 
@@ -65,6 +66,9 @@ def read_rows(path: str | Path, spec: dict | None = None, kinds: list[str] | Non
         rows.append(row)
     if not rows:
         raise InputError(f"{path}: empty; expected at least one row")
+    for kind, column in columns.items():
+        if kind not in ("example_id", "split") and not any(kind in row for row in rows):
+            raise InputError(f"{path}: columns.{kind}: no row has a column {column!r}")
     empty = sum(not row[name].strip() for row in rows for name in ("chosen", "rejected"))
     if empty:
         LOG.warning("%s: %d empty chosen or rejected responses: end-of-text alone", path, empty)
@@ -80,10 +84,11 @@ def _json_lines(path: Path) -> Iterator[tuple[str, dict]]:
                     continue
                 try:
                     row = json.loads(line)
-                except json.JSONDecodeError as error:
+                except (json.JSONDecodeError, RecursionError) as error:
+                    reason = getattr(error, "msg", "too deep")
                     raise InputError(
-                        f"{path}: line {number}: not JSON ({error.msg} at column {error.colno}); "
-                        "is the file truncated?"
+                        f"{path}: line {number}: not JSON ({reason} at column "
+                        f"{getattr(error, 'colno', 1)}); is the file truncated?"
                     ) from None
                 if not isinstance(row, dict):
                     raise InputError(
@@ -143,6 +148,8 @@ def _row(
     typed |= {k: v for k, v in columns.items() if k not in (*TEXTS, "example_id", "split")}
     row = {name: raw[columns[name]] for name in ("example_id", "split") if columns[name] in raw}
     row |= {name: raw[column] for name, column in typed.items() if raw.get(column) is not None}
+    if type(row.get("example_id")) is int:
+        row["example_id"] = str(row["example_id"])
     row |= {name: raw.get(columns[name]) for name in TEXTS}
     if chat:
         row |= render(place, {name: row[name] for name in TEXTS})
@@ -198,9 +205,14 @@ def chat_renderer(template: str | None) -> Callable[[str, dict], dict]:
         out = {"prompt": write(place, history, True)}
         for name in ("chosen", "rejected"):
             content = turns[name][-1]["content"]
-            whole = write(place, [*history, turns[name][-1]], False)
+            whole, marked = (
+                write(place, [*history, {"role": "assistant", "content": text}], False)
+                for text in (content, MARKER)
+            )
             rest = whole.removeprefix(out["prompt"])
-            at = rest.find(content.strip())
+            # A template's own words before the answer may hold the answer's text.
+            before = max(0, marked.removeprefix(out["prompt"]).find(MARKER))
+            at = rest.find(content.strip(), before)
             if rest == whole or at < 0:
                 raise InputError(
                     f"{place}: chat_template {template} rewrites the prompt or the response; "

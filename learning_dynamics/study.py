@@ -151,6 +151,14 @@ class Study:
             self._fail((*at, "model"), "none given; expected the endpoint's name of a model")
         if provider == "transformers":
             self._known((*at, "model"), model, self.models)
+        if entry.get("format", "columns") != "columns":
+            for key in ("columns", "prompt_template", "chat_template"):
+                if entry[key]:
+                    self._fail(
+                        ("datasets", name, key),
+                        f"{entry[key]!r}: format {entry['format']!r} does not read it; expected "
+                        "format: columns",
+                    )
         limit = entry.get("filter", {})
         if limit.get("max_tokens"):
             hubs = {m: spec for m, spec in self.models.items() if spec["source"] == "hub"}

@@ -203,13 +203,13 @@ def template_file(wildcards):
 def filter_tokenizer(wildcards):
     """The model whose tokenizer a data set's length filter counts with, if it has one."""
     limit = STUDY.datasets[wildcards.dataset].get("filter", {})
-    return home(limit["tokenizer"], 0) + "/model" if limit.get("max_tokens") else []
+    return f"{home(limit['tokenizer'], 0)}/model" if limit.get("max_tokens") else []
 
 
 def rephrasing_model(wildcards):
     """The model that writes a data set's rephrases."""
     name = STUDY.datasets[wildcards.dataset]["rephrase"]["model"]
-    return home(name, STUDY.seeds[0]) + "/model"
+    return f"{home(name, STUDY.seeds[0])}/model"
 
 
 def memory_mb(wildcards, attempt=1):

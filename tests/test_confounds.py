@@ -8,6 +8,7 @@ from learning_dynamics.confounds import (
     MACHINE,
     NATURAL,
     PARTS,
+    SOURCE,
     as_markdown,
     course_table,
     fingerprint_table,
@@ -37,7 +38,8 @@ def trajectory(moves, counts_end, seed=0, noise=0.0, steps=(0, 8)):
             table["logp"] = first + body + end * counts_end
             apart = table[:1].assign(split="test", logp=step, logp_first=step, logp_end=step)
             both = pd.concat([table.assign(split="train"), apart])
-            tables.append(both.assign(step=step, response_type=kind))
+            tokens = 20 if kind in MACHINE else 40
+            tables.append(both.assign(step=step, response_type=kind, n_tokens=tokens))
     return pd.concat(tables).sample(frac=1, random_state=seed, ignore_index=True)
 
 
@@ -366,3 +368,22 @@ def test_switch_table_with_gaps():
     assert table["change_difference"].tolist() == pytest.approx([2.5, 0.0])
     assert table["start_difference"].tolist() == pytest.approx([0.0, 1.0])
     assert not table.isna().any(axis=None)
+
+
+def test_rewordings_of_one_text_and_lengths_are_told_apart():
+    """Planted: types that reword the same text rise by 6 nats besides (no style at all): F says 6
+    times the share of such pairs, F across sources none. And with equal influence per response,
+    half as many tokens give twice as much per token."""
+
+    def tables(moves):
+        return {space: {u: {0: trajectory(lambda k, u=u: moves(u, k), False)} for u in UPDATES}
+                for space in ("as_published", "corrected")}  # fmt: skip
+
+    related = tables(lambda u, k: (0.0, 6.0 * (SOURCE.get(u) == SOURCE.get(k) is not None), 0.0))
+    row = fingerprint_table(related, False).iloc[0]
+    assert row["F_across"] == pytest.approx(0, abs=1e-9)
+    assert row["mutual"] > 0
+    equal = tables(lambda u, k: (0.0, -8.0, 0.0))
+    row = fingerprint_table(equal, False).iloc[0]
+    assert row["F"] == pytest.approx(0, abs=1e-9)
+    assert row["F_per_token"] == pytest.approx(-8 / 20 + 8 / 40)
