@@ -9,7 +9,7 @@ import torch
 from hypothesis import settings
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from learning_dynamics import models, pairs, probe, rephrase
+from learning_dynamics import answers, models, pairs, probe, providers, rephrase
 from learning_dynamics.study import Study, load_config
 from learning_dynamics.toyworld import World
 from tests.endpoint import server  # noqa: F401
@@ -36,7 +36,7 @@ def rephrased(data, spec, section):
     is section probe."""
     probed = probe.probed_pairs(data.pairs, data.given, spec, section)
     asked = rephrase.needed(probed, data.given, spec["rephrase"], section)
-    return rephrase.answer(asked, spec["rephrase"], rephrase.Toyworld(spec))
+    return answers.answer(asked, spec["rephrase"], providers.Toyworld(spec))
 
 
 def probes_of(data, spec, section):

@@ -18,12 +18,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learning_dynamics import models, rephrase, sampling
-from learning_dynamics.answers import Cache, clean
+from learning_dynamics import models, providers, sampling
+from learning_dynamics.answers import COLUMNS, Asked, Cache, answer, check, clean
 from learning_dynamics.errors import InputError
 from learning_dynamics.files import read_table, write_table
 from learning_dynamics.pairs import GIVEN_COLUMNS
-from learning_dynamics.rephrase import ASKED, COLUMNS, answer, check, requests, stated
+from learning_dynamics.providers import stated
+from learning_dynamics.rephrase import ASKED, requests
 from learning_dynamics.toyworld import World
 from tests.conftest import STUDY
 from tests.endpoint import SECRET
@@ -49,7 +50,7 @@ def asking(server, folder, count, **changed):
     """The answers to ``count`` items, with the cache in ``folder``."""
     spec = {**SPEC, "base_url": server.url, "cache": str(folder / "cache"), **changed}
     asked = requests(probed(count), KINDS, SPEC["templates"])
-    return answer(asked, spec, rephrase.OpenAI(spec))
+    return answer(asked, spec, providers.OpenAI(spec))
 
 
 def script(folder, spec, *words, start=subprocess.run, **options):
@@ -343,7 +344,7 @@ def toy():
 def test_toyworld(toy):
     """Exact: the same fact in other words, whatever else is asked for and in whatever order."""
     world = World(1)
-    provider = rephrase.Toyworld({"world_seed": 1})
+    provider = providers.Toyworld({"world_seed": 1})
     asked = requests(toy, ASKED, SPEC["templates"])
     table = answer(asked, SPEC, provider)
     assert (table["status"] == "ok").all() and (table["attempts"] == 1).all()
@@ -364,7 +365,7 @@ def test_toyworld(toy):
         if row.response_type == "irr_hum":
             assert len(row.response.split()) == len(source.split())
     order = asked.sample(frac=0.5, random_state=0)
-    again = answer(order, SPEC, rephrase.Toyworld({"world_seed": 1}))
+    again = answer(order, SPEC, providers.Toyworld({"world_seed": 1}))
     pd.testing.assert_frame_equal(again, table.loc[order.index].reset_index(drop=True))
 
 
@@ -380,7 +381,7 @@ def test_toyworld_does_not_know(toy, changed, kinds, expected):
     """Types, examples and responses that are not of the world."""
     asked = requests(toy.assign(**changed), kinds, SPEC["templates"])
     with pytest.raises(InputError, match=expected):
-        answer(asked, SPEC, rephrase.Toyworld({"world_seed": 1}))
+        answer(asked, SPEC, providers.Toyworld({"world_seed": 1}))
 
 
 CHAT = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|endoftext|>{% endfor %}<|answer|>"
@@ -401,7 +402,7 @@ def test_transformers(tiny, tmp_path, monkeypatch, template, toy):
     def run(cache, seed=0, **changed):
         here = {**spec, "cache": str(tmp_path / cache), **changed}
         folder = tmp_path / "model"
-        provider = rephrase.Transformers(model, tokenizer, here, 512, folder, seed)
+        provider = providers.Transformers(model, tokenizer, here, 512, folder, seed)
         return answer(asked, here, provider), provider
 
     table, provider = run("a")
@@ -447,10 +448,10 @@ def test_identity_tells_endpoints_apart(tmp_path, monkeypatch):
         "base_url": "http://here/v1", "model": "x", "system": "x", "temperature": 0,
         "max_tokens": 1}.items())]  # fmt: skip
     asked = requests(probed(1), KINDS, SPEC["templates"]).iloc[0]
-    row = rephrase.Asked(**asked, draw=0)
-    paths = {Cache(tmp_path, rephrase.OpenAI(spec).identity)._path(row) for spec in specs}
+    row = Asked(**asked, draw=0)
+    paths = {Cache(tmp_path, providers.OpenAI(spec).identity)._path(row) for spec in specs}
     assert len(paths) == len(specs)
-    assert rephrase.OpenAI(SPEC).identity["base_url"] == "http://other/v1/"
+    assert providers.OpenAI(SPEC).identity["base_url"] == "http://other/v1/"
 
 
 def test_a_dead_endpoint_is_given_up(tmp_path, monkeypatch):
@@ -458,7 +459,7 @@ def test_a_dead_endpoint_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setenv("TEST_KEY", SECRET)
     spec = {**SPEC, "base_url": "http://127.0.0.1:9/v1", "retries": 0, "concurrency": 2,
             "cache": str(tmp_path)}  # fmt: skip
-    provider, tries = rephrase.OpenAI(spec), []
+    provider, tries = providers.OpenAI(spec), []
     ask = provider._ask
     monkeypatch.setattr(provider, "_ask", lambda request: tries.append(1) or ask(request))
     with pytest.raises(InputError, match=r"200 of 200 requests stay .*APIConnection"):

@@ -12,8 +12,9 @@ from conftest import dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from learning_dynamics.chat import chat_renderer
 from learning_dynamics.errors import InputError
-from learning_dynamics.sources import HubRows, chat_renderer, read_rows
+from learning_dynamics.sources import HubRows, read_rows
 
 ROWS = [
     {"prompt": "\n\nHuman: Was heißt „naïve“?\n\nAssistant:", "chosen": ' "simple", or\r\nso',

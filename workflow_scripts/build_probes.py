@@ -7,7 +7,7 @@ import argparse
 import json
 import logging
 
-from learning_dynamics import card, probe, rephrase
+from learning_dynamics import answers, card, probe
 from learning_dynamics.errors import run_script
 from learning_dynamics.files import read_table, write_table
 from learning_dynamics.pairs import GIVEN_COLUMNS, PAIR_COLUMNS
@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--out", required=True, help="output: probe.parquet")
     args = parser.parse_args()
     pairs = read_table(args.pairs, PAIR_COLUMNS)
-    rephrases = read_table(args.rephrases, rephrase.COLUMNS)
+    rephrases = read_table(args.rephrases, answers.COLUMNS)
     given = read_table(args.given, GIVEN_COLUMNS)
     table = probe.build(pairs, given, rephrases, args.spec, args.probe)
     for finding in card.findings(table, pairs).itertuples():

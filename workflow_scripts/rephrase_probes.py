@@ -3,25 +3,25 @@
 import argparse
 import json
 
-from learning_dynamics import probe, rephrase
+from learning_dynamics import answers, probe, providers, rephrase
 from learning_dynamics.errors import run_script
 from learning_dynamics.files import read_table, write_table
 from learning_dynamics.pairs import GIVEN_COLUMNS, PAIR_COLUMNS
 
 
-def provider_of(args: argparse.Namespace) -> rephrase.Provider | None:
+def provider_of(args: argparse.Namespace) -> answers.Provider | None:
     """The provider that the data set names."""
     spec = args.spec["rephrase"]
     if spec["provider"] == "openai":
-        return rephrase.OpenAI(spec)
+        return providers.OpenAI(spec)
     if spec["provider"] == "toyworld":
-        return rephrase.Toyworld(args.spec)
+        return providers.Toyworld(args.spec)
     if spec["provider"] == "transformers":
         from learning_dynamics import models
 
         model, tokenizer = models.load(args.model, models.device_of(args.compute))
         length = args.model_spec["max_length"]
-        return rephrase.Transformers(model, tokenizer, spec, length, args.model, args.seed)
+        return providers.Transformers(model, tokenizer, spec, length, args.model, args.seed)
     return None
 
 
@@ -41,8 +41,8 @@ def main() -> None:
     given = read_table(args.given, GIVEN_COLUMNS)
     probed = probe.probed_pairs(pairs, given, args.spec, args.probe)
     asked = rephrase.needed(probed, given, args.spec["rephrase"], args.probe)
-    answers = rephrase.answer(asked, args.spec["rephrase"], provider_of(args))
-    write_table(args.out, answers, rephrase.SCHEMA)
+    table = answers.answer(asked, args.spec["rephrase"], provider_of(args))
+    write_table(args.out, table, answers.SCHEMA)
 
 
 if __name__ == "__main__":
