@@ -21,7 +21,7 @@ from conftest import STUDY, dataset, rephrased
 from conftest import TOYWORLD as WORLD
 from safetensors.torch import load_file, save_file
 
-from learning_dynamics import models, pairs, rephrase
+from learning_dynamics import answers, models, pairs
 from learning_dynamics.errors import InputError
 from learning_dynamics.files import write_table
 
@@ -386,7 +386,7 @@ def made(tmp_path_factory):
     write_table(folder / "pairs.parquet", table)
     write_table(folder / "given.parquet", data.given.astype("str"))
     rephrases = rephrased(data, TOYWORLD, PROBE)
-    write_table(folder / "rephrases.parquet", rephrases, rephrase.SCHEMA)
+    write_table(folder / "rephrases.parquet", rephrases, answers.SCHEMA)
     write_table(folder / "no-status.parquet", rephrases.drop(columns="status"))
     (folder / "own.py").write_text("def half(example, rng):\n    return 1 / 0\n", encoding="utf-8")
     write_table(folder / "corpus.parquet", pd.DataFrame({"text": corpus}))
