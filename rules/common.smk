@@ -20,13 +20,12 @@ from learning_dynamics.study import Study
 
 try:
     STUDY = Study(config, [ROOT / "config.yaml", *workflow.overwrite_configfiles])
+    # Result folders of the reference implementation, by name.
+    PUBLISHED = STUDY.published_runs()
 except InputError as error:
     fail(error)
 
 RESULTS = f"results/{STUDY.name}"
-PUBLISHED = (
-    STUDY.published_runs()
-)  # result folders of the reference implementation, by name
 FIGURE_NAMES = [*STUDY.config["figures"], *(["published"] if PUBLISHED else [])]
 TABLE_NAMES = [
     "changes",

@@ -172,6 +172,12 @@ def test_data_file_of_config(entry, fragments, tmp_path):
     assert {p.name for p in tmp_path.iterdir()} <= {"overlay.yaml", ".snakemake"}
 
 
+def test_published_folder_without_runs(tmp_path):
+    """A folder of published runs that holds none is found while Snakemake plans."""
+    done = snakemake(tmp_path, "--config", "published=nowhere")
+    assert_one_line(done, "published: 'nowhere'", "holds no run", "prob_train_metrics.json")
+
+
 # -- preference pairs ------------------------------------------------------------------------
 
 ROWS = [
