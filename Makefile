@@ -3,6 +3,7 @@
 # make tables/published.csv PUBLISHED=folder            published runs, imported
 # make tables                                           tables of the study; prints effects, data card
 # make confounds                                        figures/confounds.pdf; prints what is behind it
+# make algorithms                                       figures/algorithms.pdf, forget.pdf; the same
 # make card DATA=path                                   the data card of any probing file
 # make test | lint | unlock | clean
 SHELL := /bin/bash
@@ -29,7 +30,7 @@ SNAKEMAKE = export PATH="$(CURDIR)/$(BIN):$$PATH"; set -e; \
             --quiet rules host
 TIMED = TIMEFORMAT='wall %R s; CPU %U s user + %S s system'; time
 
-.PHONY: all card confounds tables test lint unlock clean FORCE
+.PHONY: all algorithms card confounds tables test lint unlock clean FORCE
 
 all: $(BIN)/.installed
 	@$(TIMED) { $(call SNAKEMAKE,all); }
@@ -56,6 +57,11 @@ tables: $(BIN)/.installed
 confounds: $(BIN)/.installed
 	@$(TIMED) { $(call SNAKEMAKE,figures/confounds.pdf figures/confounds.png $(CONFOUNDS:%=tables/%.csv)); }
 	@cat results/$(STUDY)/tables/confounds.md
+
+algorithms: $(BIN)/.installed
+	@$(TIMED) { $(call SNAKEMAKE,$(foreach f,algorithms residuals forget,figures/$(f).pdf figures/$(f).png) \
+	tables/verdicts.csv tables/forgetting.csv); }
+	@cat results/$(STUDY)/tables/{algorithms,forget}.md
 
 test: $(BIN)/.installed
 	$(BIN)/python -m pytest

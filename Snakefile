@@ -15,6 +15,7 @@ include: "rules/runs.smk"
 include: "rules/theory.smk"
 include: "rules/dynamics.smk"
 include: "rules/figures.smk"
+include: "rules/algorithms.smk"
 
 
 rule all:

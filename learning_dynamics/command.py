@@ -30,4 +30,5 @@ def load_model(args: argparse.Namespace) -> tuple[torch.nn.Module, Codec]:
         keep="start" if texts.get("format") == "ultrafeedback" else "end",
         count_end=texts["confounds"]["end_of_text"] == "as_published",
         special_tokens=(texts.get("chat_template") or "hh") != "hh",
+        end_of_turn=texts.get("end_of_turn"),
     )

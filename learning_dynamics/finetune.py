@@ -3,25 +3,39 @@
 Summed token log-probs, RMSprop with linear warm-up, gradient clipping, dropout off; the probe set
 is scored before the first update, every ``probe_every`` updates and after the last. A killed run
 goes on where it stopped and ends with the same numbers, bit for bit (same device and number of
-threads). Reads top to bottom.
+threads). One process or several, weights whole or sharded; reads top to bottom.
 """
 
 import logging
 import signal
 import sys
 import time
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from accelerate import Accelerator
+from torch import Tensor
 
-from learning_dynamics import models, scoring, trajectory
-from learning_dynamics.algorithms import ALGORITHMS, losses
+from learning_dynamics import parallel, trajectory
+from learning_dynamics.algorithms import Algorithm, algorithm, residuals
 from learning_dynamics.errors import InputError
+from learning_dynamics.policy_rows import PolicyRows
+from learning_dynamics.reference import token_logps
 from learning_dynamics.resume import Checkpoints
-from learning_dynamics.scoring import Tree
-from learning_dynamics.tokens import Codec
+from learning_dynamics.rows import Rows, rows_of_update
+from learning_dynamics.scoring import (
+    Batch,
+    Engine,
+    Scored,
+    label_logp,
+    residual_norms,
+    sum_by_response,
+)
+from learning_dynamics.trained import Trained
 from learning_dynamics.trajectory import ProbeTrees
 
 LOG = logging.getLogger(__name__)
@@ -32,168 +46,233 @@ OPTIMIZERS = {
 }
 
 
-@dataclass(frozen=True)
-class Rows:
-    """A training set: per row a prompt with its responses, and their reference log-probs (nats,
-    shape (rows, responses)) where the algorithm uses them."""
+@dataclass
+class Learner:
+    """A run's model with its optimiser and processes.
 
-    trees: list[Tree]
-    reference: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.trees)
-
-
-def training_rows(
-    pairs: pd.DataFrame,
-    codec: Codec,
-    spec: dict,
-    seed: int,
-    reference: pd.DataFrame | None,
-    probes: pd.DataFrame | None = None,
-) -> Rows:
-    """The training rows of a run.
-
-    One-response algorithms: any response type of the probe set (``rows: probes``), or of the pairs
-    y⁺, y⁻, or ("extend") a row for each. Pair algorithms: y⁺ and y⁻, with labels as given or
-    swapped by a fair coin per pair.
-
-    Raises:
-        InputError: when the reference table lacks a training pair, or the probe set the target.
+    Attributes:
+        trained: the model, and how it is written.
+        engine: what scores it.
+        together: the engine as the processes train it together.
+        optimizer, accelerator, spec, compute: its optimiser, processes and settings.
+        algorithm: its loss.
     """
-    algorithm = ALGORITHMS[spec["algorithm"]]
-    if spec.get("rows") == "probes":
-        table = probes[(probes["split"] == "train") & (probes["response_type"] == spec["target"])]
-        if table.empty:
-            raise InputError(
-                f"runs: target = {spec['target']!r}: the probe set has no such response type; "
-                f"expected one of {', '.join(probes['response_type'].unique())}"
-            )
-        columns = table["prompt"], table["response"], table["example_id"]
-        return Rows([codec.row(p, [r], f"probe {e!r}") for p, r, e in zip(*columns, strict=True)])
-    train = pairs[pairs["split"] == "train"]
-    sides = ["chosen", "rejected"]
-    texts = zip(train["prompt"], train["example_id"], *(train[side] for side in sides), strict=True)
-    whole = [codec.row(prompt, both, f"pair {example!r}") for prompt, example, *both in texts]
-    if len(algorithm.responses) == 1:
-        used = [0, 1] if spec["target"] == "extend" else [sides.index(spec["target"])]
-        return Rows([Tree(tree.prompt, [tree.responses[i]]) for tree in whole for i in used])
-    swap = np.zeros(len(train), dtype=bool)
-    if spec["labels"] == "coin":
-        swap = np.random.default_rng([seed, 10]).random(len(train)) < 0.5
-    known = reference.set_index("example_id") if reference is not None else None
-    trees, values = [], []
-    for tree, example, swapped in zip(whole, train["example_id"], swap, strict=True):
-        order = [1, 0] if swapped else [0, 1]
-        trees.append(Tree(tree.prompt, [tree.responses[i] for i in order]))
-        if known is not None:
-            if example not in known.index:
-                raise InputError(f"reference log-probs: no row for pair {example!r}; rebuild them")
-            values.append([known.at[example, sides[i]] for i in order])
-    return Rows(trees, np.array(values) if known is not None else None)
+
+    trained: Trained
+    engine: Engine
+    together: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    accelerator: Accelerator
+    spec: dict
+    compute: dict
+    algorithm: Algorithm
+
+    @classmethod
+    def of(cls, trained: Trained, spec: dict, compute: dict, accelerator: Accelerator) -> "Learner":
+        """The learner of a run at its start."""
+        engine = Engine(trained.model)
+        together = parallel.spread(engine, accelerator, compute["sharding"])
+        weights = [p for p in together.parameters() if p.requires_grad]
+        optimizer = accelerator.prepare(OPTIMIZERS[spec["optimizer"]](weights, lr=spec["lr"]))
+        used = algorithm(spec["algorithm"])
+        return cls(trained, engine, together, optimizer, accelerator, spec, compute, used)
+
+    def save(self, folder: Path) -> None:
+        """Write the model to ``folder``, loadable by ``from_pretrained``."""
+        self.trained.save(self.together, folder, self.accelerator)
 
 
-def rows_of_update(update: int, total: int, batch_size: int, seed: int) -> list[int]:
-    """Row numbers of an update. Rows are drawn without replacement, pass after pass; a batch may
-    span two passes, so that none is dropped. A function of ``update`` and ``seed`` alone."""
-    wanted = range(update * batch_size, (update + 1) * batch_size)
-    passes = {p: np.random.default_rng([seed, 11, p]).permutation(total) for p in
-              {i // total for i in wanted}}  # fmt: skip
-    return [int(passes[i // total][i % total]) for i in wanted]
+def loss_values(
+    used: Algorithm, batch: Batch, logp: Tensor, reference: Tensor | None, logits: Tensor | None
+) -> dict[str, Tensor]:
+    """What the loss asks for, by argument name, of a batch whose trees each hold the algorithm's
+    responses in order.
 
-
-def update(
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    rows: Rows,
-    numbers: list[int],
-    spec: dict,
-    compute: dict,
-) -> dict[str, float]:
-    """One optimiser update on the rows called ``numbers``; what is recorded of it.
-
-    Returns loss (nats), gradient norm before clipping, mean margin (nats; NaN without pairs) and
-    mean residual norm ‖π − e‖₂ over the positions of each response.
+    Args:
+        logp: log π(label) per response token, nats, (N,).
+        reference: the same under the reference, or None.
+        logits: (N, V), where the loss asks for them.
     """
-    device = torch.device(compute["device"])
-    batch = scoring.pack([rows.trees[i] for i in numbers], device)
-    with models.autocast(compute):
-        logits = scoring.response_logits(model, batch)
-    logp = scoring.sum_by_response(scoring.label_logp(logits, batch.target), batch)
-    sides = len(rows.trees[0].responses)
-    policy = list(logp.view(-1, sides).unbind(1))
-    reference = []
-    if rows.reference is not None:
-        known = torch.as_tensor(rows.reference[numbers], dtype=logp.dtype, device=device)
-        reference = list(known.unbind(1))
-    loss = losses.row_loss(spec["algorithm"], policy, reference, spec).mean()
-    loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), spec["clip"])
-    optimizer.step()
-    optimizer.zero_grad()
-    with torch.no_grad():
-        side = batch.owner % sides
-        norms = scoring.residual_norms(logits.detach(), batch.target)
-        residuals = [norms[side == s].mean().item() for s in range(sides)]
-        margin = losses.margin(policy, reference).mean().item() if reference else float("nan")
+    sides = len(used.responses)
+    owner = batch.owner
+    lengths = torch.bincount(owner, minlength=batch.responses)
+    position = torch.arange(len(owner), device=owner.device) - (lengths.cumsum(0) - lengths)[owner]
+    values: dict[str, Tensor] = {}
+    for side, name in enumerate(used.responses):
+        here = (owner % sides == side).nonzero()[:, 0]
+        at = (owner[here] // sides, position[here])
+        length = lengths[side::sides]
+        values[f"{name}_length"] = length
+        shape = (len(length), int(length.max()))
+
+        def padded(
+            flat: Tensor, here: Tensor = here, at: tuple = at, shape: tuple = shape
+        ) -> Tensor:
+            out = flat.new_zeros(shape + flat.shape[1:])
+            return out.index_put(at, flat[here])
+
+        for prefix, flat in (("", logp), ("ref_", reference)):
+            if flat is not None:
+                values[f"{prefix}{name}"] = sum_by_response(flat, batch)[side::sides]
+                if used.tokens:
+                    values[f"{prefix}{name}_tokens"] = padded(flat)
+        if used.tokens or used.logits:
+            values[f"{name}_mask"] = padded(torch.ones_like(owner, dtype=torch.bool))
+        if used.logits:
+            values[f"{name}_logits"] = padded(logits)
+            values[f"{name}_labels"] = padded(batch.target)
+    return values
+
+
+def update(learner: Learner, rows: Rows, numbers: list[int]) -> dict[str, float]:
+    """One optimiser update on the rows called ``numbers``, in as many pieces as processes and
+    accumulation ask for; what is recorded of it.
+
+    Returns loss (nats), gradient norm before clipping, mean margin (nats; NaN without pairs and
+    reference) and mean residual norm ‖π − e‖₂ over the positions of each response.
+    """
+    accelerator, spec = learner.accelerator, learner.spec
+    mine = numbers[accelerator.process_index :: accelerator.num_processes]
+    pieces = [mine[i :: spec["accumulate"]] for i in range(spec["accumulate"])]
+    other = _mismatched(learner, rows, numbers)
+    sums = 0
+    for number, piece in enumerate(pieces):
+        last = number == len(pieces) - 1
+        with nullcontext() if last else accelerator.no_sync(learner.together):
+            loss, facts = _piece(learner, rows, piece, other)
+            # The processes' gradients are averaged; the batch's loss is the mean over its rows.
+            accelerator.backward(loss * accelerator.num_processes / len(numbers))
+            sums = sums + facts
+    norm = accelerator.clip_grad_norm_(learner.together.parameters(), spec["clip"])
+    learner.optimizer.step()
+    learner.optimizer.zero_grad()
+    sums = parallel.total(sums, accelerator).tolist()
+    residual = [s / n if n else float("nan") for s, n in zip(sums[2::2], sums[3::2], strict=True)]
     return {
-        "loss": loss.item(),
-        "grad_norm": norm.item(),
-        "margin": margin,
-        "residual_norm_chosen": residuals[0],
-        "residual_norm_rejected": residuals[1] if sides > 1 else float("nan"),
+        "loss": sums[0] / len(numbers),
+        "grad_norm": float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm),
+        "margin": sums[1] / len(numbers),
+        "residual_norm_chosen": residual[0],
+        "residual_norm_rejected": residual[1],
     }
 
 
+def _piece(
+    learner: Learner, rows: Rows, numbers: list[int], other: dict[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Summed loss of some rows, with gradient; and the sums of what is recorded: loss, margin, then
+    residual norm and positions of each of two responses."""
+    used, engine = learner.algorithm, learner.engine
+    batch = engine.pack([rows.trees[i] for i in numbers])
+    with learner.accelerator.autocast():
+        scored = learner.together(batch, want="logits" if used.logits else "logp")
+    if used.logits:
+        scored = Scored(
+            label_logp(scored.logits, batch.target),
+            residual_norms(scored.logits.detach(), batch.target),
+            scored.logits,
+        )
+    reference = None
+    if used.reference:
+        flat = np.concatenate([value for i in numbers for value in rows.reference[i]])
+        reference = torch.as_tensor(flat, dtype=scored.logp.dtype, device=scored.logp.device)
+    values = loss_values(used, batch, scored.logp, reference, scored.logits)
+    loss = residuals.row_loss(used, {**values, **other}, learner.spec).sum()
+    with torch.no_grad():
+        facts = torch.zeros(6, dtype=torch.float64, device=loss.device)
+        facts[0] = loss
+        facts[1] = _margin(values)
+        sides = len(used.responses)
+        for side in range(sides):
+            here = batch.owner % sides == side
+            facts[2 + 2 * side] = scored.residual_norm[here].sum()
+            facts[3 + 2 * side] = here.sum()
+    return loss, facts
+
+
+def _margin(values: dict[str, Tensor]) -> Tensor | float:
+    """Sum over rows of the log-ratio of y⁺ minus that of y⁻, nats."""
+    if "ref_chosen" not in values:
+        return float("nan")
+    chosen = values["chosen"] - values["ref_chosen"]
+    return (chosen - (values["rejected"] - values["ref_rejected"])).sum()
+
+
+@torch.no_grad()
+def _mismatched(learner: Learner, rows: Rows, numbers: list[int]) -> dict[str, Tensor]:
+    """Log-probs of the whole batch's mismatched responses, where the algorithm asks for them. Every
+    process scores all: a batch statistic must not depend on how the batch is divided."""
+    if rows.mismatched is None:
+        return {}
+    batch = learner.engine.pack([rows.mismatched[i] for i in numbers])
+    with learner.accelerator.autocast():
+        logp = sum_by_response(learner.together(batch).logp, batch)
+    return {"mismatched": logp, "ref_mismatched": logp.new_tensor(rows.ref_mismatched[numbers])}
+
+
 def finetune(
-    model: torch.nn.Module,
-    tokenizer: object,
+    learner: Learner,
     rows: Rows,
     probes: ProbeTrees,
-    spec: dict,
     seed: int,
-    compute: dict,
     checkpoints: Checkpoints,
     keep_epochs: list[str],
+    written: PolicyRows | None = None,
 ) -> tuple[dict[str, pd.DataFrame], dict]:
     """Run one finetuning to its end.
 
     Args:
+        learner: the model at its start, with optimiser, processes and settings.
         rows: the training set.
         probes: the probe set.
-        spec: the run's resolved configuration.
-        compute: device, precision and scoring batch size.
         checkpoints: where resume checkpoints and the models of ``keep_epochs`` are kept.
         keep_epochs: epochs whose model other runs start from.
+        written: the source of rows that the policy itself writes, where the run asks for it.
 
     Returns:
         ``{"trajectory": ..., "training": ...}`` and the counters for ``run.json``.
 
     Raises:
-        InputError: when the loss is no longer finite.
+        InputError: when the loss is no longer finite, or a batch has fewer rows than pieces.
         SystemExit: with code 143 after SIGTERM, once the state is saved.
     """
-    device = torch.device(compute["device"])
-    size, total = spec["batch_size"], len(rows)
-    last = trajectory.update_of_epoch(spec["epochs"], total, size)
-    keep = {epoch: trajectory.update_of_epoch(float(epoch), total, size) for epoch in keep_epochs}
-    optimizer = OPTIMIZERS[spec["optimizer"]](model.parameters(), lr=spec["lr"])
-    scorer = probes.scorer(compute["batch_tokens"], device)
+    spec, compute, accelerator = learner.spec, learner.compute, learner.accelerator
+    together, optimizer = learner.together, learner.optimizer
+    size, count = spec["batch_size"], len(rows)
+    if size < accelerator.num_processes * spec["accumulate"]:
+        raise InputError(
+            f"runs: batch_size = {size}: fewer rows than processes × accumulate = "
+            f"{accelerator.num_processes * spec['accumulate']}; expected at least one row for each"
+        )
+    if written is not None and together is not learner.engine and compute["sharding"] == "fsdp":
+        raise InputError(
+            "compute.sharding = 'fsdp': a sharded policy cannot write its own rows here; expected "
+            "none for runs with rows: self-play or on-policy"
+        )
+    last = trajectory.update_of_epoch(spec["epochs"], count, size)
+    keep = {epoch: trajectory.update_of_epoch(float(epoch), count, size) for epoch in keep_epochs}
+    if rows.reference is None and written is None and learner.algorithm.reference:
+        # Rows of the probe set are no pairs, so no table holds their reference log-probs.
+        rows = replace(rows, reference=token_logps(learner.engine, rows.trees, compute))
+    prober = parallel.Prober(probes, learner.engine, accelerator, compute)
 
     def probe(done: int) -> pd.DataFrame:
-        with models.autocast(compute):
-            metrics = scorer(model)
-        return trajectory.evaluation(probes.identity, metrics, done, done * size, total)
+        return trajectory.evaluation(probes.identity, prober(), done, done * size, count)
 
     stop = []
     signal.signal(signal.SIGTERM, lambda *_: stop.append(True))
     started = time.monotonic()
-    resumed = checkpoints.load(model, optimizer)
+    resumed = checkpoints.load(together, optimizer)
     if resumed:
-        state, tables, scorer.greedy0 = resumed
+        state, tables, extra = resumed
+        prober.scorer.greedy0 = extra[f"greedy0.{accelerator.process_index}"].numpy()
         state["attempts"] += 1
         history = tables["training"].to_dict("records")
+        for record in history:
+            record["rows"] = record["rows"].tolist()
         evaluations = [tables["trajectory"]]
+        if written and "written" in tables:
+            written.restore(tables["written"])
         LOG.info("resuming after update %d of %d", state["update"], last)
     else:
         state = {"update": 0, "attempts": 1, "seconds": 0.0, "seconds_probing": 0.0}
@@ -204,35 +283,44 @@ def finetune(
 
     def save() -> None:
         tables = {"trajectory": pd.concat(evaluations), "training": pd.DataFrame(history)}
-        checkpoints.save(model, optimizer, state, tables, scorer.greedy0)
+        if written is not None:
+            tables["written"] = written.written
+        greedy0 = parallel.by_process(prober.scorer.greedy0, accelerator)
+        extra = {f"greedy0.{rank}": torch.from_numpy(g) for rank, g in enumerate(greedy0)}
+        checkpoints.save(together, optimizer, state, tables, extra)
 
     for done in range(first + 1, last + 1):
         tick = time.monotonic()
         for group in optimizer.param_groups:
             group["lr"] = spec["lr"] * min(1.0, done / (spec["warmup"] + 1))
-        numbers = rows_of_update(done - 1, total, size, seed)
-        record = update(model, optimizer, rows, numbers, spec, compute)
+        if written is not None:
+            rows = written.at(done - 1, learner.engine, compute)
+        numbers = rows_of_update(done - 1, rows, size, seed, spec["length_buckets"])
+        record = update(learner, rows, numbers)
         if not np.isfinite(record["loss"]):
             raise InputError(
                 f"runs: lr = {spec['lr']}: the loss is {record['loss']} at update {done}; expected "
                 "a finite loss (a smaller lr, or precision fp32)"
             )
         rate = size / (time.monotonic() - tick)
-        counters = {"step": done, "examples": done * size, "epoch": done * size / total}
-        history.append({**counters, "lr": group["lr"], **record, "rows_per_s": rate})
+        counters = {"step": done, "examples": done * size, "epoch": done * size / count}
+        history.append(
+            {**counters, "lr": group["lr"], **record, "rows": numbers, "rows_per_s": rate}
+        )
+        accelerator.log(record, step=done)
         if done % spec["probe_every"] == 0 or done == last:
             tick = time.monotonic()
             evaluations.append(probe(done))
             state["seconds_probing"] += time.monotonic() - tick
         for epoch in [epoch for epoch, at in keep.items() if at == done]:
-            models.save(model, tokenizer, checkpoints.folder / f"epoch{epoch}")
+            learner.save(checkpoints.folder / f"epoch{epoch}")
         spent = time.monotonic() - started
         state.update(update=done, seconds=before + spent)
         if done % spec["probe_every"] == 0 or done == last:
             left = spent / (done - first) * (last - done)
             LOG.info("update %d/%d loss %.3f grad %.1f %.1f rows/s ETA %.0f s", done, last,
                      record["loss"], record["grad_norm"], rate, left)  # fmt: skip
-        if stop:
+        if parallel.everyone(stop, accelerator):
             save()
             LOG.info("SIGTERM: saved after update %d; run again to go on", done)
             sys.exit(143)
@@ -243,24 +331,6 @@ def finetune(
         "trajectory": pd.concat(evaluations, ignore_index=True),
         "training": pd.DataFrame(history),
     }
-    return tables, {**state, "updates": last, "training_rows": total}
-
-
-def reference_logps(
-    model: torch.nn.Module, pairs: pd.DataFrame, codec: Codec, compute: dict
-) -> pd.DataFrame:
-    """Log-probs of y⁺ and y⁻ of every training pair under ``model``: ``example_id, chosen,
-    rejected`` in nats. They depend on model and data alone, so all runs that start there share
-    them."""
-    train = pairs[pairs["split"] == "train"].reset_index(drop=True)
-    spec = {"algorithm": "dpo", "labels": "given"}
-    rows = training_rows(train, codec, spec, 0, None)
-    device = torch.device(compute["device"])
-    values = np.zeros((len(rows), 2))
-    for group in scoring.batches_by_budget(rows.trees, compute["batch_tokens"]):
-        batch = scoring.pack([rows.trees[i] for i in group], device)
-        with models.autocast(compute):
-            scored = scoring.score_batch(model, batch)
-        lengths = [len(r) for i in group for r in rows.trees[i].responses]
-        values[group] = scoring.aggregate(scored, lengths)["logp"].reshape(-1, 2)
-    return train[["example_id"]].assign(chosen=values[:, 0], rejected=values[:, 1])
+    if written is not None:
+        tables["written"] = written.written
+    return tables, {**state, "updates": last, "training_rows": count}

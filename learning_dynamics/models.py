@@ -22,7 +22,6 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from learning_dynamics.errors import InputError
-from learning_dynamics.scoring import check_exact
 
 END_OF_TEXT = "<|endoftext|>"
 LOG = logging.getLogger(__name__)
@@ -45,9 +44,10 @@ def device_of(compute: dict) -> torch.device:
 
 
 def autocast(compute: dict) -> AbstractContextManager:
-    """The mixed-precision context of a study: bf16 activations over fp32 weights, or nothing."""
-    mixed = compute["precision"] == "bf16"
-    return torch.autocast(compute["device"], torch.bfloat16) if mixed else nullcontext()
+    """The mixed-precision context of a study: bf16 or fp16 activations over fp32 weights, or
+    nothing."""
+    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(compute["precision"])
+    return torch.autocast(compute["device"], kind) if kind else nullcontext()
 
 
 def load(folder: str | Path, device: str | torch.device = "cpu") -> tuple:
@@ -55,7 +55,7 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> tuple:
     (dropout off, as in the paper), no remote code.
 
     Raises:
-        InputError: when the folder is not a whole model, or one that packed scoring gets wrong.
+        InputError: when the folder is not a whole model.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
@@ -81,9 +81,7 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> tuple:
         )
     if tokenizer.eos_token_id is None:
         raise InputError(f"{folder}: the tokenizer has no end-of-text token; expected one")
-    model = model.to(device).eval()
-    check_exact(model)
-    return model, tokenizer
+    return model.to(device).eval(), tokenizer
 
 
 def save(model: torch.nn.Module, tokenizer: object, folder: Path) -> None:

@@ -11,9 +11,9 @@ import pandas as pd
 import torch
 
 from learning_dynamics import scoring
-from learning_dynamics.algorithms import losses
+from learning_dynamics.algorithms import ALGORITHMS, residuals
 from learning_dynamics.errors import InputError
-from learning_dynamics.finetune import Rows
+from learning_dynamics.rows import Rows
 
 KINDS = ["dpo", "coinflip", "sft"]
 PARTS = ["label", "top_other", "rest"]
@@ -22,36 +22,37 @@ COLUMNS = ["kind", "batch", "example_id", "position", "p_label", "p_top_other", 
 
 
 def gradient(
-    model: torch.nn.Module, rows: Rows, numbers: list[int], algorithm: str, flips: np.ndarray
+    engine: scoring.Engine, rows: Rows, numbers: list[int], algorithm: str, flips: np.ndarray
 ) -> list[torch.Tensor]:
     """Gradient of the batch loss, with the pairs marked in ``flips`` swapped; β = 0.1.
 
     At the start of DPO the reference is the model itself, so the margin is 0 whatever the labels.
     """
-    logp = _batch_logps(model, rows, numbers)
+    logp = _batch_logps(engine, rows, numbers)
     swapped = torch.where(torch.as_tensor(flips, device=logp.device)[:, None], logp.flip(1), logp)
-    policy = list(swapped.unbind(1))
-    reference = [p.detach() for p in policy]
-    loss = losses.row_loss(algorithm, policy, reference, {"beta": 0.1}).mean()
-    return list(torch.autograd.grad(loss, list(model.parameters())))
+    chosen, rejected = swapped.unbind(1)
+    values = {"chosen": chosen, "rejected": rejected, "response": chosen,
+              "ref_chosen": chosen.detach(), "ref_rejected": rejected.detach()}  # fmt: skip
+    loss = residuals.row_loss(ALGORITHMS[algorithm], values, {"beta": 0.1}).mean()
+    return list(torch.autograd.grad(loss, list(engine.parameters())))
 
 
 def rejected_slope(
-    model: torch.nn.Module, rows: Rows, numbers: list[int], step: list[torch.Tensor]
+    engine: scoring.Engine, rows: Rows, numbers: list[int], step: list[torch.Tensor]
 ) -> float:
     """First-order change of the batch's mean log π(y⁻) along ``step`` (nats per response)."""
-    rejected = _batch_logps(model, rows, numbers)[:, 1].mean()
-    grads = torch.autograd.grad(rejected, list(model.parameters()))
+    rejected = _batch_logps(engine, rows, numbers)[:, 1].mean()
+    grads = torch.autograd.grad(rejected, list(engine.parameters()))
     return float(sum((g * s).sum() for g, s in zip(grads, step, strict=True)))
 
 
 @torch.no_grad()
 def rejected_logits(
-    model: torch.nn.Module, rows: Rows, numbers: list[int]
+    engine: scoring.Engine, rows: Rows, numbers: list[int]
 ) -> tuple[torch.Tensor, torch.Tensor, np.ndarray, np.ndarray]:
     """Log-probs (N, V) at the y⁻ positions of a batch, their labels, row and position numbers."""
-    batch = scoring.pack([rows.trees[i] for i in numbers], model.device)
-    logits = scoring.response_logits(model, batch).double()
+    batch = engine.pack([rows.trees[i] for i in numbers])
+    logits = engine(batch, "logits").logits.double()
     of_rejected = batch.owner % 2 == 1
     owner = batch.owner[of_rejected].cpu().numpy() // 2
     counts = np.bincount(owner)
@@ -59,15 +60,15 @@ def rejected_logits(
     return logits[of_rejected].log_softmax(-1), batch.target[of_rejected], owner, positions
 
 
-def move(model: torch.nn.Module, step: list[torch.Tensor], length: float) -> None:
+def move(engine: scoring.Engine, step: list[torch.Tensor], length: float) -> None:
     """Add ``length`` times ``step`` to the weights, in place."""
     with torch.no_grad():
-        for parameter, change in zip(model.parameters(), step, strict=True):
+        for parameter, change in zip(engine.parameters(), step, strict=True):
             parameter.add_(change, alpha=length)
 
 
 def measure(
-    model: torch.nn.Module, rows: Rows, names: list[str], batches: int, size: int, seed: int
+    engine: scoring.Engine, rows: Rows, names: list[str], batches: int, size: int, seed: int
 ) -> pd.DataFrame:
     """Table of :data:`COLUMNS`, one row per kind × batch × position of y⁻.
 
@@ -83,26 +84,26 @@ def measure(
     coins = rng.random((batches, size)) < 0.5
     lengths = []
     for numbers in order:
-        step = _unit_descent(gradient(model, rows, numbers, "dpo", plain))
-        slope = rejected_slope(model, rows, numbers, step)
+        step = _unit_descent(gradient(engine, rows, numbers, "dpo", plain))
+        slope = rejected_slope(engine, rows, numbers, step)
         if slope < 0:  # where y⁺ and y⁻ are nearly alike, DPO may raise y⁻ to first order
             lengths.append(-1.0 / slope)
     if not lengths:
         raise InputError("one step: no batch whose DPO step lowers log π(y⁻) to first order")
     length = float(np.median(lengths))
-    start = [p.detach().clone() for p in model.parameters()]
+    start = [p.detach().clone() for p in engine.parameters()]
     tables = []
     for number, numbers in enumerate(order):
-        before, label, owner, position = rejected_logits(model, rows, numbers)
+        before, label, owner, position = rejected_logits(engine, rows, numbers)
         top = before.scatter(-1, label[:, None], -torch.inf).argmax(-1)
         one = _three_parts(before, label, top)
         for kind in KINDS:
             flips = coins[number] if kind == "coinflip" else plain
             loss = "sft" if kind == "sft" else "dpo"
-            move(model, _unit_descent(gradient(model, rows, numbers, loss, flips)), length)
-            two = _three_parts(rejected_logits(model, rows, numbers)[0], label, top)
+            move(engine, _unit_descent(gradient(engine, rows, numbers, loss, flips)), length)
+            two = _three_parts(rejected_logits(engine, rows, numbers)[0], label, top)
             with torch.no_grad():
-                for parameter, value in zip(model.parameters(), start, strict=True):
+                for parameter, value in zip(engine.parameters(), start, strict=True):
                     parameter.copy_(value)
             facts = {
                 "kind": kind,
@@ -119,11 +120,10 @@ def measure(
     return pd.concat(tables, ignore_index=True)[COLUMNS]
 
 
-def _batch_logps(model: torch.nn.Module, rows: Rows, numbers: list[int]) -> torch.Tensor:
+def _batch_logps(engine: scoring.Engine, rows: Rows, numbers: list[int]) -> torch.Tensor:
     """log π of y⁺ and y⁻ of each row, shape (rows, 2), with gradient."""
-    batch = scoring.pack([rows.trees[i] for i in numbers], model.device)
-    values = scoring.label_logp(scoring.response_logits(model, batch), batch.target)
-    return scoring.sum_by_response(values, batch).view(-1, 2)
+    batch = engine.pack([rows.trees[i] for i in numbers])
+    return scoring.sum_by_response(engine(batch).logp, batch).view(-1, 2)
 
 
 def _three_parts(logp: torch.Tensor, label: torch.Tensor, top: torch.Tensor) -> list[np.ndarray]:

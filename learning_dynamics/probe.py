@@ -6,16 +6,15 @@ comes from the pair itself, was given with the data, was written by a rephrase p
 model (:mod:`learning_dynamics.sampling`).
 """
 
-import importlib.util
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from learning_dynamics.errors import InputError
+from learning_dynamics.own import load_function
 from learning_dynamics.pairs import conversations, house_start, sample_rows, with_start
 
 PROBE_COLUMNS = ["split", "example_id", "prompt", "response_type", "response", "made_by"]
@@ -77,25 +76,6 @@ def shuffle_words(rng: np.random.Generator, text: str) -> str:
     return " ".join(words)
 
 
-def load_function(place: str) -> Callable[[Example, np.random.Generator], str]:
-    """A user's response type: ``path/to/file.py:function``.
-
-    Raises:
-        InputError: when the file cannot be read or run, or holds no such function.
-    """
-    path, _, name = place.rpartition(":")
-    spec = importlib.util.spec_from_file_location("own_response_type", path)
-    if spec is None or not Path(path).is_file():
-        raise InputError(f"probe.own_types: {place!r}: no such file; expected file.py:function")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        return getattr(module, name)
-    except Exception as error:  # it is the user's code: anything may happen
-        reason = f"{type(error).__name__}: {error}"
-        raise InputError(f"probe.own_types: {place!r}: cannot be loaded ({reason})") from None
-
-
 # -- the set ---------------------------------------------------------------------------------
 
 
@@ -141,7 +121,11 @@ def build(
     """
     probed = probed_pairs(pairs, given, spec, probe)
     own = {k: v for k, v in (probe.get("own_types") or {}).items() if k in probe["types"]}
-    made = MADE | {k: load_function(v["function"]) for k, v in own.items() if v.get("function")}
+    made = MADE | {
+        k: load_function(v["function"], "probe.own_types")
+        for k, v in own.items()
+        if v.get("function")
+    }
     named = {(g.example_id, g.response_type): g.response for g in given.itertuples()}
     written = {
         (r.example_id, r.response_type): (r.response, r.made_by)

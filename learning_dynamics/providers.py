@@ -185,7 +185,7 @@ class Transformers:
                 turn="",
                 batch_tokens=size * codec.max_length,  # one batch
             )
-            for row, text, length in zip(batch, texts, lengths, strict=True):
+            for row, (text, _), length in zip(batch, texts, lengths, strict=True):
                 written = codec.tokenizer(text, add_special_tokens=False, verbose=False)
                 keep(row, Answer(text, length, len(written["input_ids"])))
 

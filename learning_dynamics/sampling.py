@@ -20,16 +20,16 @@ def generate(
     seed: int,
     turn: str,
     batch_tokens: int,
-) -> list[str]:
+) -> list[tuple[str, bool]]:
     """One sampled response of at most ``max_new`` tokens per prompt, cut at end-of-text or at the
-    string ``turn`` that opens the next human turn.
+    string ``turn`` that opens the next human turn; and whether one of these ended it.
 
     Prompts of similar length are left-padded into batches of at most ``batch_tokens`` tokens
     (responses included); ``seed`` fixes the draws.
     """
     ids = [codec.prompt(text, f"sample {i}") for i, text in enumerate(prompts)]
     device = next(model.parameters()).device
-    texts = [""] * len(ids)
+    texts = [("", True)] * len(ids)
     torch.manual_seed(seed)
     rooms = [min(max_new, codec.max_length - len(tokens)) for tokens in ids]
     # Longest first: what does not fit into memory fails at once.
@@ -54,11 +54,15 @@ def generate(
             top_p=1.0,
             max_new_tokens=room,
             use_cache=True,
+            eos_token_id=codec.end_of_text,
             pad_token_id=codec.end_of_text,
         )
-        written = codec.tokenizer.batch_decode(out[:, width:].cpu(), skip_special_tokens=True)
-        for index, text in zip(group, written, strict=True):
-            texts[index] = text.split(turn)[0] if turn else text
+        tokens = out[:, width:].cpu()
+        ended = (tokens == codec.end_of_text).any(1).tolist()
+        written = codec.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        for index, text, end in zip(group, written, ended, strict=True):
+            before, turned, _ = text.partition(turn) if turn else (text, "", "")
+            texts[index] = before, bool(end or turned)
     return texts
 
 
@@ -91,10 +95,11 @@ def sample_probes(
             request = data["self_rephrase"]
             asks = [request.replace("{response}", text.strip()) for text in base["response"]]
         draws = np.random.default_rng([seed, number]).integers(2**31)
-        texts = generate(
+        written = generate(
             model, codec, asks, probe["sample_tokens"], probe["temperature"], int(draws),
             data["next_turn"], batch_tokens,
         )  # fmt: skip
+        texts = [text for text, _ in written]
         if data["confounds"]["leading_space"] == "corrected":
             texts = [with_start(text, start) for text in texts]
         table = base[["split", "example_id", "prompt"]].assign(

@@ -5,20 +5,16 @@ Nothing here imports torch: Snakemake calls it while it plans. Config files alon
 """
 
 import copy
-import math
 import sys
 from pathlib import Path
 
-import yaml
-from jsonschema import Draft202012Validator, validators
-from jsonschema.exceptions import ValidationError, best_match
-
-from learning_dynamics.algorithms import ALGORITHMS, SPECIAL_SETTINGS
-from learning_dynamics.errors import InputError, run_script
+from learning_dynamics.algorithms import Algorithm
+from learning_dynamics.config import SCHEMA, Sources, load_config, read_yaml
+from learning_dynamics.errors import run_script
 from learning_dynamics.probe import RESPONSE_TYPES, SAMPLED_TYPES
+from learning_dynamics.runs import Runs
 
-ROOT = Path(__file__).resolve().parent.parent
-SCHEMA = ROOT / "schemas" / "config.schema.yaml"
+__all__ = ["SWITCHES", "Study", "load_config"]
 # The faults of the published probing set that a data set may be given back, one by one
 # (docs/probing.md); the value is what the figure calls it.
 SWITCHES = {
@@ -29,31 +25,6 @@ SWITCHES = {
     "truncation": "truncation",
     "end_of_text": "end-of-text",
 }
-
-
-def _filling_validator(shared: dict) -> type:
-    """A jsonschema validator class that also writes defaults into the instance, those of the
-    ``shared`` definitions included. An integer must be written as one (2.0 is none) and a number
-    must be finite."""
-    check_properties = Draft202012Validator.VALIDATORS["properties"]
-
-    def fill(validator, properties, instance, schema):  # noqa: ANN001, ANN202
-        if isinstance(instance, dict):
-            for name, sub in properties.items():
-                sub = {**shared.get(sub.get("$ref", "").removeprefix("#/$defs/"), {}), **sub}
-                if "default" in sub and name not in instance:
-                    default = sub["default"]
-                    instance[name] = dict(default) if isinstance(default, dict) else default
-        yield from check_properties(validator, properties, instance, schema)
-
-    def integer(checker, value):  # noqa: ANN001, ANN202
-        return isinstance(value, int) and not isinstance(value, bool)
-
-    def number(checker, value):  # noqa: ANN001, ANN202
-        return integer(checker, value) or (isinstance(value, float) and math.isfinite(value))
-
-    types = Draft202012Validator.TYPE_CHECKER.redefine_many({"integer": integer, "number": number})
-    return validators.extend(Draft202012Validator, {"properties": fill}, type_checker=types)
 
 
 class Study:
@@ -68,16 +39,13 @@ class Study:
     """
 
     def __init__(self, config: dict, files: list[str] | None = None) -> None:
-        self._files = [str(name) for name in files or ["config"]]
-        self._contents = [_read_yaml(n) if Path(n).is_file() else {} for n in self._files]
-        if files:
-            self._files.append("command line")  # what no file says comes from --config
-            self._contents.append(_beyond(config, _merged(self._contents)))
-        schema = _read_yaml(SCHEMA)
-        self._check(config, schema, schema, ())
+        schema = read_yaml(SCHEMA)
+        self._sources = Sources(config, files)
+        self._fail, self._known = self._sources.fail, self._sources.known
+        self._sources.check(config, schema, schema, ())
         for kind, prefix in (("datasets", "dataset"), ("models", "model")):
             for name, entry in config[kind].items():
-                self._check_kind(config, entry, (kind, name), prefix, schema)
+                self._sources.check_kind(entry, (kind, name), prefix, schema)
         self.config = config
         self.name: str = config["study"]
         self.seeds: list[int] = config["seeds"]
@@ -87,14 +55,24 @@ class Study:
         for name, entry in self.datasets.items():
             self._complete(name, entry)
         self._check_probe()
-        self.runs = {name: self._resolve(name) for name in config["runs"]}
+        self._check_judge()
+        self._runs = Runs(config, schema, self._sources)
+        # Where a run is written: under ``runs``, or as one of a figure's grid.
+        self._fields = {name: ("runs", name) for name in config["runs"]}
+        self.runs = {n: self._runs.resolved(("runs", n), e) for n, e in config["runs"].items()}
+        self._grids = {figure: self._runs.grid(figure) for figure in ("algorithms", "forget")}
+        for figure, runs in self._grids.items():
+            self._fields |= dict.fromkeys(runs, ("figures", figure))
+            for name, (_, entry) in runs.items():
+                self.runs[name] = self._runs.resolved(("figures", figure), entry)
         self._check_references()
 
     # -- data sets ---------------------------------------------------------------------------
 
     def texts(self, dataset: str) -> dict:
         """How a data set's texts are read, cut and continued: what model jobs must know of it."""
-        keys = ("confounds", "format", "chat_template", "next_turn", "self_rephrase")
+        keys = ("confounds", "format", "chat_template", "next_turn", "self_rephrase",
+                "end_of_turn")  # fmt: skip
         return {k: v for k, v in self.datasets[dataset].items() if k in keys}
 
     def published_runs(self) -> dict[str, str]:
@@ -198,9 +176,29 @@ class Study:
         return groups
 
     @property
-    def algorithms(self) -> list[str]:
-        """The algorithms in use, in the order of their first run."""
-        return list(dict.fromkeys(run["algorithm"] for run in self.runs.values()))
+    def algorithms(self) -> dict[str, str]:
+        """The algorithms in use and a short, unique name for each, in the order of their first run:
+        the function's, with a number where two files hold a function of the same name."""
+        used = list(dict.fromkeys(run["algorithm"] for run in self.runs.values()))
+        return {reference: self._runs.short[reference] for reference in used}
+
+    def algorithm(self, run: str) -> Algorithm:
+        """The algorithm of a run."""
+        return self._runs.algorithm(self._fields[run], self.runs[run]["algorithm"])
+
+    def needs_reference(self, run: str) -> bool:
+        """Whether a run reads the reference log-probs of the training pairs. Those of other rows
+        are computed in the run."""
+        return self.algorithm(run).reference and self.runs[run]["rows"] == "pairs"
+
+    def grid(self) -> list[dict]:
+        """The runs of figures.algorithms: ``run, algorithm`` (short name), ``lr, settings, labels``
+        (given or coin)."""
+        return [fact for fact, _ in self._grids["algorithms"].values()]
+
+    def forget_runs(self) -> list[dict]:
+        """The runs of figures.forget: ``run, algorithm`` (short name), ``lr, settings, target``."""
+        return [fact for fact, _ in self._grids["forget"].values()]
 
     def home(self, model: str, seed: int | str) -> str:
         """Folder of a base model below ``models/``: models of the hub have no seed."""
@@ -213,34 +211,33 @@ class Study:
 
     # -- validation --------------------------------------------------------------------------
 
-    def _resolve(self, name: str) -> dict:
-        spec = {**self.config["run_defaults"], **self.config["runs"][name]}
-        if name == "base":
-            self._fail(("runs", name), "the name of the base model; expected another name")
-        if spec["algorithm"] not in ALGORITHMS:
-            self._fail(
-                ("runs", name, "algorithm"),
-                f"{spec['algorithm']!r}: unknown; expected one of {', '.join(ALGORITHMS)}",
-            )
-        unread = SPECIAL_SETTINGS - set(ALGORITHMS[spec["algorithm"]].settings)
-        for key in sorted(unread & set(self.config["runs"][name])):
-            self._fail(
-                ("runs", name, key),
-                f"{spec[key]!r}: {spec['algorithm']} does not read it; expected only settings that "
-                "have an effect",
-            )
-        if "target" in spec:
-            sources = {"pairs": ["chosen", "rejected", "extend"],
-                       "probes": [*RESPONSE_TYPES, *self.config["probe"]["own_types"]]}  # fmt: skip
-            at = ("runs", name, "target")
-            self._known(at, spec["target"], dict.fromkeys(sources[spec["rows"]]))
-        return {key: value for key, value in spec.items() if key not in unread}
+    def _check_judge(self) -> None:
+        provider, function = self.config["judge"]["provider"], self.config["judge"]["function"]
+        if provider == "function" and function is None:
+            wanted = "judge.function beside it, file.py:name"
+            self._fail(("judge", "provider"), f"'function': expected {wanted}")
+        if provider != "function" and function is not None:
+            self._fail(("judge", "function"), f"{function!r}: expected provider: function with it")
+
+    def _check_judged(self) -> None:
+        """The toy world judges its own answers alone."""
+        judged = [r for r in self.config["active"]["runs"] if self.runs[r]["rows"] == "on-policy"]
+        if self.config["judge"]["provider"] != "toyworld" or not judged:
+            return
+        for name in self.config["active"]["datasets"]:
+            if self.datasets[name]["source"] != "toyworld":
+                self._fail(
+                    ("judge", "provider"),
+                    f"'toyworld': cannot judge run {judged[0]!r} on data set {name!r}; expected "
+                    "function",
+                )
 
     def _check_references(self) -> None:
         known = {"datasets": self.datasets, "models": self.models, "runs": self.runs}
         for kind, names in self.config["active"].items():
             for name in names:
                 self._known(("active", kind), name, known[kind])
+        self._check_judged()
         for name, model in self.models.items():
             if model["source"] == "pretrain":
                 self._known(("models", name, "corpus"), model["corpus"], self.datasets)
@@ -250,6 +247,8 @@ class Study:
                     f"{model['max_prompt_length']}: leaves no room for a response; expected less "
                     f"than max_length = {model['max_length']}",
                 )
+        if "base" in self.runs:
+            self._fail(("runs", "base"), "the name of the base model; expected another name")
         for name in self.runs:
             self._check_ancestry(name)
         for figure, spec in self.config["figures"].items():
@@ -264,7 +263,7 @@ class Study:
         seen, current = [name], name
         while True:
             parent, epoch = self.parent(current)
-            field = ("runs", current, "init")
+            field = (*self._fields[current], "init")
             if parent == "base":
                 return
             self._known(field, parent, self.runs, also="base")
@@ -276,7 +275,7 @@ class Study:
                 )
             if parent in seen:
                 cycle = seen[seen.index(parent) :]
-                last = max(cycle, key=lambda run: self._origin(("runs", run, "init")))
+                last = max(cycle, key=lambda run: self._sources.origin(("runs", run, "init")))
                 self._fail(
                     ("runs", last, "init"),
                     f"{self.runs[last]['init']!r}: cyclic init ({' -> '.join([*cycle, parent])}); "
@@ -284,118 +283,6 @@ class Study:
                 )
             seen.append(parent)
             current = parent
-
-    def _known(self, field: tuple, name: str, known: dict, also: str = "") -> None:
-        if name not in known:
-            options = ", ".join([also] * bool(also) + list(known))
-            self._fail(field, f"{name!r}: not defined; expected one of {options}")
-
-    def _check_kind(self, config: dict, entry: object, at: tuple, prefix: str, root: dict) -> None:
-        kinds = [n.removeprefix(prefix + "-") for n in root["$defs"] if n.startswith(prefix + "-")]
-        source = entry.get("source") if isinstance(entry, dict) else entry
-        if source not in kinds:
-            self._fail((*at, "source"), f"{source!r}: expected one of {', '.join(kinds)}")
-        self._check(entry, root["$defs"][f"{prefix}-{source}"], root, at)
-
-    def _check(self, instance: object, schema: dict, root: dict, at: tuple) -> None:
-        validator = _filling_validator(root["$defs"])({**schema, "$defs": root["$defs"]})
-        error = best_match(validator.iter_errors(instance))
-        if error is not None:
-            path = (*at, *error.absolute_path)
-            if error.validator == "additionalProperties":
-                path = (*path, _unknown_key(error))
-            self._fail(path, _explain(error))
-
-    def _origin(self, path: tuple) -> int:
-        """Number of the last file that sets the field at ``path``, or the closest one above it."""
-        for length in range(len(path), 0, -1):
-            found = [n for n, file in enumerate(self._contents) if _sets(file, path[:length])]
-            if found:
-                return found[-1]
-        return 0
-
-    def _fail(self, path: tuple, message: str) -> None:
-        origin = self._files[self._origin(path)]
-        raise InputError(f"{origin}: {'.'.join(map(str, path)) or 'top level'}: {message}")
-
-
-def load_config(files: list[str | Path]) -> dict:
-    """Merge config files as Snakemake does: mappings deeply, everything else replaced."""
-    return _merged([_read_yaml(name) for name in files])
-
-
-def _merged(contents: list[dict]) -> dict:
-    merged: dict = {}
-    for content in contents:
-        for key, value in content.items():
-            both = isinstance(merged.get(key), dict) and isinstance(value, dict)
-            merged[key] = _merged([merged[key], value]) if both else value
-    return merged
-
-
-def _sets(node: object, path: tuple) -> bool:
-    for key in path:
-        if isinstance(node, list):  # lists are replaced as a whole
-            return True
-        if not isinstance(node, dict) or key not in node:
-            return False
-        node = node[key]
-    return True
-
-
-def _beyond(config: dict, known: dict) -> dict:
-    """The part of ``config`` that differs from ``known``."""
-    return {
-        key: _beyond(value, known[key])
-        if isinstance(value, dict) and isinstance(known.get(key), dict)
-        else value
-        for key, value in config.items()
-        # the text is compared too, because NaN differs from itself
-        if key not in known or (value != known[key] and str(value) != str(known[key]))
-    }
-
-
-def _read_yaml(path: str | Path) -> dict:
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; expected a YAML config") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 at byte {error.start}; expected UTF-8") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: top level is {content!r}; expected a mapping")
-    return content
-
-
-def _unknown_key(error: ValidationError) -> str:
-    return next(key for key in error.instance if key not in error.schema.get("properties", {}))
-
-
-def _explain(error: ValidationError) -> str:
-    value = error.instance
-    if error.validator == "additionalProperties":
-        return f"unknown key; expected one of {', '.join(error.schema.get('properties', {}))}"
-    if error.validator == "required":
-        missing = next(key for key in error.validator_value if key not in value)
-        return f"key {missing!r} is missing; expected {', '.join(error.validator_value)}"
-    if error.validator == "type":
-        hint = ""
-        if isinstance(value, str) and "number" in error.validator_value:
-            hint = " (YAML reads 5e-7 as text: write 5.0e-7)"
-        wanted = error.validator_value
-        name = wanted if isinstance(wanted, str) else " or ".join(wanted)
-        return f"{value!r}: expected type {name}{hint}"
-    if error.validator == "enum":
-        return f"{value!r}: expected one of {', '.join(map(str, error.validator_value))}"
-    if error.validator == "pattern":
-        return f"{value!r}: expected text that matches {error.validator_value}"
-    limits = {"minimum": "at least", "exclusiveMinimum": "more than", "maximum": "at most",
-              "exclusiveMaximum": "less than", "minItems": "a list of at least"}  # fmt: skip
-    if error.validator in limits:
-        return f"{value!r}: expected {limits[error.validator]} {error.validator_value}"
-    return error.message
 
 
 def _check_files() -> None:

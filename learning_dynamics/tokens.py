@@ -7,6 +7,7 @@ implementation does instead (paper.md 5.4): see :meth:`Codec.row`.
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from learning_dynamics.errors import InputError
@@ -26,6 +27,8 @@ class Codec:
         count_end: whether end-of-text enters a probe's sums (its log-prob is recorded in any case).
         special_tokens: whether prompts hold special tokens, as those of a chat template do; in all
             other texts a special token's name is text like any other.
+        end_of_turn: the token that closes a response, where it is not the tokenizer's end-of-text
+            (models trained on a chat template that has one).
         cut_prompts, cut_responses: how many were cut so far.
     """
 
@@ -36,13 +39,26 @@ class Codec:
     keep: str = "end"
     count_end: bool = True
     special_tokens: bool = False
+    end_of_turn: str | None = None
     cut_prompts: int = field(default=0, init=False)
     cut_responses: int = field(default=0, init=False)
 
-    @property
+    @cached_property
     def end_of_text(self) -> int:
-        """Id of the token that closes a response."""
-        return self.tokenizer.eos_token_id
+        """Id of the token that closes a response.
+
+        Raises:
+            InputError: when the tokenizer has no token ``end_of_turn``.
+        """
+        if self.end_of_turn is None:
+            return self.tokenizer.eos_token_id
+        known = self.tokenizer.get_vocab()
+        if self.end_of_turn not in known:
+            raise InputError(
+                f"end_of_turn = {self.end_of_turn!r}: not a token of this model's tokenizer; "
+                "expected the one that its chat template ends a turn with"
+            )
+        return known[self.end_of_turn]
 
     def row(self, prompt: str, responses: list[str], name: str) -> Tree:
         """The tokens of a prompt and its responses.

@@ -8,6 +8,7 @@ types share a string by design. Content words are pronounceable inventions, fixe
 seed.
 """
 
+import re
 from dataclasses import dataclass, field
 from functools import cache, partial
 
@@ -85,6 +86,7 @@ class World:
     house_share: float = 0.5
     lexicon: dict[str, list[str]] = field(init=False)
     facts: list[Fact] = field(init=False)
+    _asked: dict[tuple[str, str], Fact] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng([self.seed, 0])
@@ -100,6 +102,7 @@ class World:
             for index, thing in enumerate(self.lexicon["things"])
             for fact in self._facts_about(rng, thing, index % CATEGORIES)
         ]
+        self._asked = {(fact.task, fact.thing): fact for fact in self.facts}
 
     def _facts_about(self, rng: np.random.Generator, thing: str, category: int) -> list[Fact]:
         tasks = rng.choice(self.lexicon["tasks"], 4, replace=False)
@@ -177,6 +180,22 @@ class World:
             f" {pick(FIRST)} {actions[0]} {pick(OBJECTS)} {adverb} {pick(AND)} {actions[1]}"
             f" {pick(OBJECTS)}."
         )
+
+    # -- truth -------------------------------------------------------------------------------
+
+    def truth(self, prompt: str, answer: str) -> int:
+        """How well an answer to the prompt's last question states its facts: the true ones that it
+        names (tool and two actions, so at most 3), less the false ones of the same category; 0 for
+        a prompt that asks nothing this world knows."""
+        asked = re.findall(r"(\w+) the (\w+)\?", prompt)
+        fact = self._asked.get(asked[-1]) if asked else None
+        if fact is None:
+            return 0
+        true = {fact.tool, *fact.actions}
+        known = {*_slice(self.lexicon["tools"], fact.category, 8),
+                 *_slice(self.lexicon["actions"], fact.category, 12)}  # fmt: skip
+        said = set(re.findall(r"\w+", answer)) & known
+        return len(said & true) - len(said - true)
 
     # -- texts -------------------------------------------------------------------------------
 

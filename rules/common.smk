@@ -3,6 +3,7 @@
 Requires the merged config; makes nothing. A bad config ends here, in one line.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -12,7 +13,6 @@ from pathlib import Path
 ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT))
 
-from learning_dynamics.algorithms import ALGORITHMS
 from learning_dynamics.errors import InputError, fail
 from learning_dynamics.probe import SAMPLED_TYPES
 from learning_dynamics.provenance import digest_of
@@ -26,7 +26,11 @@ except InputError as error:
     fail(error)
 
 RESULTS = f"results/{STUDY.name}"
-FIGURE_NAMES = [*STUDY.config["figures"], *(["published"] if PUBLISHED else [])]
+FIGURE_NAMES = [
+    *STUDY.config["figures"],
+    "residuals",
+    *(["published"] if PUBLISHED else []),
+]
 TABLE_NAMES = [
     "changes",
     "effects",
@@ -35,13 +39,18 @@ TABLE_NAMES = [
     "confounds",
     "influence",
     "fingerprint",
+    "residuals",
+    "coefficients",
     *(["dose"] if "dose" in FIGURE_NAMES else []),
+    *(["algorithms", "verdicts"] if "algorithms" in FIGURE_NAMES else []),
+    *(["forget", "forgetting"] if "forget" in FIGURE_NAMES else []),
     *(["published"] if PUBLISHED else []),
 ]
 CARD = STUDY.config["figures"]["probe"]
 COMPUTE = json.dumps(
     {**STUDY.config["compute"], "batch_tokens": STUDY.config["probe"]["batch_tokens"]}
 )
+PROCESSES = STUDY.config["compute"]["processes"]
 GPUS = 1 if STUDY.config["compute"]["device"] == "cuda" else 0
 # A base model: models/<model>/seed<k> where it is trained here, models/<model> from the hub.
 HOME = f"{RESULTS}/models/{{home}}"
@@ -78,10 +87,16 @@ MEMORY = (
 )
 
 
-def script(name):
-    """The shell words that call a workflow script, with this checkout's package."""
+def script(name, processes=1):
+    """The shell words that call a workflow script, with this checkout's package; in several
+    processes where it is asked for."""
     here = os.path.relpath(ROOT)  # relative: a checkout that is moved reruns nothing
-    return f"env {MEMORY} PYTHONPATH={here} python {here}/workflow_scripts/{name}.py"
+    launch = f" -m torch.distributed.run --standalone --nproc-per-node {processes}"
+    threads = f"OMP_NUM_THREADS={STUDY.config['compute']['threads']} "
+    return (
+        f"env {MEMORY} {threads if processes > 1 else ''}PYTHONPATH={here}"
+        f" python{launch if processes > 1 else ''} {here}/workflow_scripts/{name}.py"
+    )
 
 
 def home(model, seed):
@@ -117,7 +132,7 @@ def scored_model(wildcards):
 
 def reference_of(wildcards):
     """The reference log-probs that a run needs: those of the model it starts from."""
-    if not ALGORITHMS[STUDY.runs[wildcards.run]["algorithm"]].reference:
+    if not STUDY.needs_reference(wildcards.run):
         return []
     parent, epoch = STUDY.parent(wildcards.run)
     if parent == "base":
@@ -128,6 +143,17 @@ def reference_of(wildcards):
         if epoch
         else f"{folder}/reference.parquet"
     )
+
+
+def loss_file(wildcards):
+    """The user's file that holds a run's loss, if one does."""
+    return STUDY.algorithm(wildcards.run).file or []
+
+
+def loss_digest(wildcards):
+    """Its SHA-256: an edit retrains the runs that use it, and nothing else."""
+    file = loss_file(wildcards)
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
 
 
 def probe_tables(dataset, model, seed):
@@ -152,6 +178,29 @@ def probe_section(wildcards):
 def texts_of(wildcards):
     """What model jobs must know of a data set's texts, as JSON."""
     return json.dumps(STUDY.texts(wildcards.dataset))
+
+
+def judge_file(wildcards):
+    """The user's file that holds the study's judge, for a run that asks it."""
+    own = STUDY.config["judge"]["function"]
+    asked = STUDY.runs[wildcards.run].get("rows") == "on-policy"
+    return own.rpartition(":")[0] if own and asked else []
+
+
+def writing(wildcards):
+    """For a run that trains on what its policy writes: how that is sampled and judged, as JSON."""
+    if STUDY.runs[wildcards.run].get("rows") not in ("self-play", "on-policy"):
+        return "{}"
+    spec = STUDY.datasets[wildcards.dataset]
+    probe = STUDY.config["probe"]
+    return json.dumps(
+        {
+            "sample_tokens": probe["sample_tokens"],
+            "temperature": probe["temperature"],
+            "next_turn": spec["next_turn"],
+            "judge": {**STUDY.config["judge"], "world_seed": spec.get("world_seed")},
+        }
+    )
 
 
 def samples_own(dataset):

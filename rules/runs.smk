@@ -1,5 +1,5 @@
 """The runs: reference log-probs, and the finetuning rule, written once and instantiated per
-algorithm (finetune_sft, finetune_dpo, ...).
+algorithm (finetune_sft, finetune_dpo, and finetune_my_loss for a user's file.py:my_loss).
 
 Requires pairs, probe sets and base models. Makes runs/<dataset>/<model>/<run>/seed<k>/.
 """
@@ -55,17 +55,19 @@ use rule score_reference as score_reference_of_base with:
         texts=texts_of,
 
 
-for algorithm in STUDY.algorithms:
+for algorithm, short in STUDY.algorithms.items():
     # Runs whose model other runs pick up before its end are a separate instance: their kept
     # models are outputs, and a rule's outputs are fixed.
     for keeps, names in STUDY.runs_by_kept_epochs(algorithm).items():
 
         rule:
             name:
-                f"finetune_{algorithm}" + "".join(f"_{epoch}" for epoch in keeps)
+                f"finetune_{short}" + "".join(f"_{epoch}" for epoch in keeps)
             input:
                 init=init_model,
                 reference=reference_of,
+                loss=loss_file,
+                judge=judge_file,
                 pairs=f"{RESULTS}/data/{{dataset}}/pairs.parquet",
                 probes=lambda wildcards: probe_tables(
                     wildcards.dataset, wildcards.model, wildcards.seed
@@ -84,18 +86,20 @@ for algorithm in STUDY.algorithms:
                 run="|".join(names),
             conda:
                 "../envs/learning-dynamics.yaml"
-            threads: STUDY.config["compute"]["threads"]
+            threads: STUDY.config["compute"]["threads"] * PROCESSES
             resources:
-                gpu=GPUS,
+                gpu=GPUS * PROCESSES,
                 mem_mb=memory_mb,
                 runtime=minutes,
             params:
-                script=script("finetune"),
+                script=script("finetune", PROCESSES),
                 code=code("finetune"),
+                loss=loss_digest,
                 spec=lambda wildcards: json.dumps(STUDY.runs[wildcards.run]),
                 model_spec=lambda wildcards: json.dumps(STUDY.models[wildcards.model]),
                 compute=COMPUTE,
                 texts=texts_of,
+                writing=writing,
                 reference=lambda wildcards, input: (
                     ["--reference", input.reference] if input.reference else []
                 ),
@@ -106,4 +110,5 @@ for algorithm in STUDY.algorithms:
                 " --compute {params.compute:q} --texts {params.texts:q}"
                 " --seed {wildcards.seed} --init {input.init:q}"
                 " --pairs {input.pairs:q} --probes {input.probes:q} {params.reference:q}"
+                " --writing {params.writing:q}"
                 " {params.keep:q} --out {params.folder:q} --log {log:q}"

@@ -10,6 +10,7 @@ from hypothesis import settings
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from learning_dynamics import answers, models, pairs, probe, providers, rephrase
+from learning_dynamics.algorithms import ALGORITHMS
 from learning_dynamics.study import Study, load_config
 from learning_dynamics.toyworld import World
 from tests.endpoint import server  # noqa: F401
@@ -20,8 +21,24 @@ HH = ROOT.parent / "shared/data/hh-helpful-base/probe_train.jsonl"
 STUDY = Study(load_config([ROOT / "config.yaml"]))
 TOYWORLD = STUDY.datasets["toyworld"]
 
+COMPUTE = {"device": "cpu", "precision": "fp32", "threads": 1, "batch_tokens": 600,
+           "sharding": "none", "processes": 1, "tracker": None}  # fmt: skip
+
 settings.register_profile("fast", max_examples=40, deadline=None, derandomize=True)
 settings.load_profile("fast")
+
+
+def run_spec(algorithm="dpo", **changes):
+    """A run's resolved settings: six updates on the toy pairs."""
+    known = ALGORITHMS.get(algorithm)
+    defaults = {name: setting.default for name, setting in known.settings.items()} if known else {}
+    return {
+        "algorithm": algorithm, "epochs": 2, "lr": 1e-3, "batch_size": 4, "optimizer": "rmsprop",
+        "warmup": 2, "clip": 10.0, "target": "chosen", "labels": "given", "probe_every": 2,
+        "checkpoint_every": 2, "rows": known.rows if known else "pairs", "accumulate": 1,
+        "lora": None, "length_buckets": 1, "regenerate_every": None, "checkpointing": False,
+        **defaults, **changes,
+    }  # fmt: skip
 
 
 def dataset(**entry):

@@ -1,4 +1,4 @@
-"""The loop: rows, labels, reference, and runs that end the same however often they are stopped."""
+"""The loop: runs that end the same however often they are stopped, for every algorithm."""
 
 import signal
 from copy import deepcopy
@@ -9,20 +9,26 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXMLP
 
 from learning_dynamics import finetune as loop
 from learning_dynamics import models
+from learning_dynamics.algorithms import ALGORITHMS
 from learning_dynamics.errors import InputError
+from learning_dynamics.judge import judge_of
+from learning_dynamics.parallel import accelerator_of
+from learning_dynamics.policy_rows import PolicyRows
+from learning_dynamics.reference import reference_logps
 from learning_dynamics.resume import Checkpoints
+from learning_dynamics.rows import rows_of_update, training_rows
+from learning_dynamics.scoring import Engine
 from learning_dynamics.tokens import Codec
+from learning_dynamics.trained import prepared
 from learning_dynamics.trajectory import COLUMNS, probe_trees, update_of_epoch
+from tests.conftest import COMPUTE, TOYWORLD, run_spec
 
-COMPUTE = {"device": "cpu", "precision": "fp32", "threads": 1, "batch_tokens": 600}
-SPEC = {
-    "algorithm": "dpo", "epochs": 2, "lr": 1e-3, "batch_size": 4, "optimizer": "rmsprop",
-    "warmup": 2, "clip": 10.0, "beta": 0.1, "target": "chosen", "labels": "given",
-    "probe_every": 2, "checkpoint_every": 2,
-}  # fmt: skip
+WRITING = {"sample_tokens": 12, "temperature": 1.0, "next_turn": "\n\nHuman:"}
+JUDGE = judge_of({"provider": "toyworld", "world_seed": TOYWORLD["world_seed"]})
 UPDATES = 6  # two passes over 12 rows, four at a time
 
 
@@ -37,7 +43,7 @@ def restore_sigterm():
 @pytest.fixture(scope="module")
 def reference(tiny, toy_pairs):
     """Reference log-probs of the tiny model."""
-    return loop.reference_logps(tiny[0], toy_pairs, Codec(tiny[1], 256, 128), COMPUTE)
+    return reference_logps(Engine(deepcopy(tiny[0])), toy_pairs, Codec(tiny[1], 256, 128), COMPUTE)
 
 
 @pytest.fixture
@@ -51,17 +57,26 @@ def run(tiny, toy_pairs, reference, tmp_path):
             for kind in ("chosen", "rejected")
         ]
     )
+    models.save(model, tokenizer, tmp_path / "init")
 
-    def start(folder="resume", keep=(), **changes):
-        spec = {**SPEC, **changes}
+    def start(folder="resume", keep=(), algorithm="dpo", **changes):
+        spec = run_spec(algorithm, **changes)
         codec = Codec(tokenizer, 256, 128)
-        rows = loop.training_rows(toy_pairs, codec, spec, 0, reference)
-        trained = deepcopy(model)
+        rows = training_rows(toy_pairs, codec, spec, 0, reference, probes)
+        trained = prepared(tmp_path / "init", tokenizer, spec["lora"], 0, deepcopy(model),
+                           spec["checkpointing"])  # fmt: skip
+        learner = loop.Learner.of(trained, spec, COMPUTE, accelerator_of(COMPUTE))
+        written = None
+        if spec["rows"] in ("self-play", "on-policy"):
+            train = toy_pairs[toy_pairs["split"] == "train"]
+            frozen = Engine(deepcopy(model)) if spec["rows"] == "on-policy" else None
+            written = PolicyRows(train, rows, codec, spec, 0, WRITING, JUDGE, frozen)
         tables, counters = loop.finetune(
-            trained, tokenizer, rows, probe_trees(probes, codec), spec, 0, COMPUTE,
-            Checkpoints(tmp_path / folder, "mark"), list(keep),
+            learner, rows, probe_trees(probes, codec), 0, Checkpoints(tmp_path / folder, "mark"),
+            list(keep), written,
         )  # fmt: skip
-        return tables, counters, trained
+        learner.save(tmp_path / f"{folder}-model")
+        return tables, counters, trained.model
 
     return start
 
@@ -70,143 +85,6 @@ def same_weights(one, two):
     """Whether two models are equal bit for bit."""
     pairs = zip(one.state_dict().values(), two.state_dict().values(), strict=True)
     return all(torch.equal(a, b) for a, b in pairs)
-
-
-# -- rows ------------------------------------------------------------------------------------
-
-
-@given(st.integers(1, 40), st.integers(1, 9), st.integers(0, 5))
-def test_rows_are_drawn_without_replacement(total, size, seed):
-    """Every pass is a permutation, with batches laid end to end over three passes."""
-    updates = -(-3 * total // size)
-    drawn = [n for u in range(updates) for n in loop.rows_of_update(u, total, size, seed)]
-    for start in range(0, 3 * total, total):
-        assert sorted(drawn[start : start + total]) == list(range(total))
-
-
-@given(st.integers(0, 500), st.integers(2, 60), st.integers(1, 9), st.integers(0, 9))
-def test_rows_depend_on_update_and_seed_alone(update, total, size, seed):
-    """Called again, with other calls in between; numpy's global state plays no part."""
-    first = loop.rows_of_update(update, total, size, seed)
-    np.random.seed(update)
-    loop.rows_of_update(update + 1, total, size, seed + 1)
-    assert loop.rows_of_update(update, total, size, seed) == first
-
-
-def test_seeds_and_passes_have_their_own_order():
-    """Different seeds, and different passes of one seed, differ."""
-    orders = [loop.rows_of_update(u, 30, 30, seed) for seed in range(3) for u in range(3)]
-    assert len({tuple(order) for order in orders}) == 9
-
-
-@pytest.mark.parametrize(("target", "sides"), [
-    ("chosen", ["chosen"]), ("rejected", ["rejected"]), ("extend", ["chosen", "rejected"]),
-])  # fmt: skip
-def test_sft_targets(tiny, toy_pairs, target, sides):
-    """One row per pair and trained response, its tokens those of the codec; no reference."""
-    codec = Codec(tiny[1], 256, 128)
-    rows = loop.training_rows(toy_pairs, codec, {"algorithm": "sft", "target": target}, 0, None)
-    train = toy_pairs[toy_pairs["split"] == "train"]
-    expected = []
-    for pair in train.itertuples():
-        prompt = codec.prompt(pair.prompt, "x")
-        expected += [(prompt, [codec.response(getattr(pair, s), len(prompt))]) for s in sides]
-    assert [(tree.prompt, tree.responses) for tree in rows.trees] == expected
-    assert rows.reference is None and len(rows) == 12 * len(sides)
-
-
-def test_sft_on_a_response_type_of_the_probes(tiny, toy_pairs):
-    """rows: probes: one row per train probe that has the type, in the probe set's order, whatever
-    the pairs are; an example that lacks the type is passed over."""
-    codec = Codec(tiny[1], 256, 128)
-    probed = toy_pairs.iloc[[3, 0, 7, 12]]  # the last one is a test probe
-    probes = pd.concat(
-        [probed.assign(response_type=kind, response=probed["chosen"] + f" {kind}")
-         for kind in ("chosen", "irr_hum", "mine")]
-    )  # fmt: skip
-    lacking = (probes["response_type"] == "mine") & (probes["example_id"] == probed.iloc[1, 1])
-    probes = probes[~lacking]
-    for target, expected in (("irr_hum", [3, 0, 7]), ("mine", [3, 7])):
-        spec = {"algorithm": "sft", "rows": "probes", "target": target}
-        rows = loop.training_rows(toy_pairs, codec, spec, 0, None, probes)
-        pairs = toy_pairs.iloc[expected]
-        for tree, pair in zip(rows.trees, pairs.itertuples(), strict=True):
-            assert tree.prompt == codec.prompt(pair.prompt, "x")
-            text = f"{pair.chosen} {target}"
-            assert tree.responses == [codec.response(text, len(tree.prompt))]
-        assert rows.reference is None
-    spec = {"algorithm": "sft", "rows": "probes", "target": "irr_test"}
-    with pytest.raises(InputError, match=r"'irr_test'.*expected one of chosen, irr_hum, mine"):
-        loop.training_rows(toy_pairs, codec, spec, 0, None, probes)
-
-
-def test_published_truncation_looks_at_the_whole_pair(tiny, toy_pairs):
-    """The published cut of a training row depends on both its responses, also where one is trained
-    on: the row's trees are those of Codec.row with both."""
-    long = toy_pairs.iloc[:1].assign(rejected=" you need a hammer." * 40)
-    codec = Codec(tiny[1], 120, 20, published=True)
-    row = long.iloc[0]
-    whole = codec.row(row.prompt, [row.chosen, row.rejected], "x")
-    assert len(whole.prompt) == 20 and len(whole.responses[1]) == 100  # both were cut
-    rows = loop.training_rows(long, codec, {"algorithm": "sft", "target": "extend"}, 0, None)
-    assert [(t.prompt, *t.responses) for t in rows.trees] == [
-        (whole.prompt, response) for response in whole.responses
-    ]
-    pair = loop.training_rows(long, codec, {"algorithm": "dpo", "labels": "given"}, 0, None)
-    assert pair.trees == [whole]
-
-
-def test_coin_swaps_labels_and_reference_together(tiny, toy_pairs, reference):
-    """Given labels as the truth: each row is that pair or its mirror image, reference included;
-    the coin is fixed per seed and fair."""
-    codec = Codec(tiny[1], 256, 128)
-
-    def rows_of(labels, seed):
-        spec = {"algorithm": "dpo", "labels": labels}
-        return loop.training_rows(toy_pairs, codec, spec, seed, reference)
-
-    given_rows, swaps = rows_of("given", 0), []
-    assert given_rows.reference.tolist() == reference[["chosen", "rejected"]].values.tolist()
-    for seed in range(40):
-        rows = rows_of("coin", seed)
-        for number, tree in enumerate(rows.trees):
-            plain = given_rows.trees[number]
-            swapped = tree.responses != plain.responses
-            order = -1 if swapped else 1
-            assert (tree.prompt, tree.responses) == (plain.prompt, plain.responses[::order])
-            assert rows.reference[number].tolist() == given_rows.reference[number][::order].tolist()
-            swaps.append(swapped)
-    assert abs(np.mean(swaps) - 0.5) < 4 * 0.5 / np.sqrt(len(swaps))
-    assert rows_of("coin", 3).trees == rows_of("coin", 3).trees != rows_of("coin", 4).trees
-
-
-def test_a_missing_reference_row_is_named(tiny, toy_pairs, reference):
-    """The pair that the reference table lacks."""
-    codec, spec = Codec(tiny[1], 256, 128), {"algorithm": "dpo", "labels": "given"}
-    missing = reference["example_id"].iloc[5]
-    with pytest.raises(InputError, match=missing):
-        loop.training_rows(toy_pairs, codec, spec, 0, reference.drop(5))
-
-
-def test_reference_equals_plain_scoring(tiny, toy_pairs, reference):
-    """Plain forward pass and float64 log-softmax of each sequence; end-of-text is in the sum, as it
-    is in the loss, also where the probes' sums leave it out."""
-    model, tokenizer = tiny
-    codec = Codec(tokenizer, 256, 128)
-    apart = loop.reference_logps(model, toy_pairs, Codec(tokenizer, 256, 128, count_end=False),
-                                 COMPUTE)  # fmt: skip
-    pd.testing.assert_frame_equal(apart, reference)
-    pairs = toy_pairs.set_index("example_id")
-    assert list(reference["example_id"]) == list(pairs.index[pairs["split"] == "train"])
-    for row in reference.itertuples():
-        for side in ("chosen", "rejected"):
-            prompt = codec.prompt(pairs.at[row.example_id, "prompt"], "x")
-            response = codec.response(pairs.at[row.example_id, side], len(prompt))
-            with torch.no_grad():
-                logits = model(torch.tensor([prompt + response])).logits[0].double()
-            logp = logits[len(prompt) - 1 : -1].log_softmax(-1)
-            truth = logp.gather(1, torch.tensor(response)[:, None]).sum().item()
-            assert getattr(row, side) == pytest.approx(truth, rel=1e-5)
 
 
 # -- the loop --------------------------------------------------------------------------------
@@ -281,17 +159,11 @@ def test_a_kept_epoch_is_the_end_of_the_run_that_stops_there(run, tmp_path):
         assert same_weights(kept, short)
 
 
-def test_an_epoch_trains_every_row_once(run, monkeypatch):
-    """The rows that reach the update, in the order that rows_of_update gives from update 0 on."""
-    original, seen = loop.update, []
-
-    def spy(model, optimizer, rows, numbers, *rest):
-        seen.append(numbers)
-        return original(model, optimizer, rows, numbers, *rest)
-
-    monkeypatch.setattr(loop, "update", spy)
-    run(epochs=1)
-    assert seen == [loop.rows_of_update(u, 12, 4, 0) for u in range(3)]
+def test_an_epoch_trains_every_row_once(run, toy_pairs, tiny):
+    """The recorded rows: the order that rows_of_update gives from update 0 on."""
+    rows = training_rows(toy_pairs, Codec(tiny[1], 256, 128), run_spec("sft"), 0, None)
+    seen = run(epochs=1)[0]["training"]["rows"].tolist()
+    assert seen == [rows_of_update(u, rows, 4, 0) for u in range(3)]
     assert sorted(number for numbers in seen for number in numbers) == list(range(12))
 
 
@@ -315,3 +187,106 @@ def test_update_of_epoch_is_the_nearest_one(epoch, rows, size):
     update = update_of_epoch(epoch, rows, size)
     assert update >= 1
     assert update == 1 or abs(update * size - epoch * rows) <= size / 2 + 1e-6
+
+
+@pytest.mark.parametrize("name", [n for n, a in ALGORITHMS.items() if a.rows == "pairs"])
+def test_every_algorithm_trains(run, name):
+    """A run of every algorithm to its end; those that compare with a reference start where policy
+    and reference are one."""
+    tables, _, _ = run(algorithm=name, epochs=1)
+    training = tables["training"]
+    assert np.isfinite(training[["loss", "grad_norm"]]).all(axis=None)
+    assert (training["grad_norm"] > 0).all()
+    if ALGORITHMS[name].reference and len(ALGORITHMS[name].responses) == 2:
+        assert training["margin"].iloc[0] == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["dpo", "kto", "orpo", "gate_dpo_tokens", "npo"])
+def test_accumulation_changes_nothing_but_rounding(run, name):
+    """One piece against two and four: same losses, gradients and trajectory."""
+    whole = run("whole", algorithm=name, optimizer="sgd")[0]
+    for pieces in (2, 4):
+        parts = run(f"parts{pieces}", algorithm=name, optimizer="sgd", accumulate=pieces)[0]
+        for table, columns in (("training", ["loss", "grad_norm", "residual_norm_chosen"]),
+                               ("trajectory", ["logp", "entropy"])):  # fmt: skip
+            np.testing.assert_allclose(parts[table][columns], whole[table][columns], rtol=2e-5)
+
+
+def test_a_batch_must_have_a_row_for_each_piece(run):
+    """More pieces than rows is bad input."""
+    with pytest.raises(InputError, match=r"batch_size = 4.*accumulate = 5"):
+        run(accumulate=5)
+
+
+def test_checkpointing_recomputes_and_changes_nothing(run, monkeypatch):
+    """Every update runs each layer's forward pass twice, and every number stays as it was."""
+    calls = []
+    original = GPTNeoXMLP.forward
+    monkeypatch.setattr(GPTNeoXMLP, "forward", lambda self, x: calls.append(1) or original(self, x))
+    whole = run("whole")[0]
+    plain = len(calls)
+    lean = run("lean", checkpointing=True)[0]
+    layers = 2
+    assert len(calls) - plain == plain + UPDATES * layers
+    np.testing.assert_allclose(lean["trajectory"]["logp"], whole["trajectory"]["logp"], rtol=1e-6)
+
+
+LORA = {"rank": 2, "alpha": 4, "targets": "all-linear"}
+
+
+def test_adapters_alone_are_trained_and_merged(run, tiny, tmp_path):
+    """With LoRA the base weights stay; the saved model loads without peft and scores what the last
+    probe evaluation scored; stopped and resumed it ends the same."""
+    tables, _, model = run("lora", lora=LORA, lr=1e-2)
+    base = dict(tiny[0].named_parameters())
+    for name, weight in model.named_parameters():
+        if "lora" not in name:
+            assert torch.equal(weight, base[name.replace(".base_layer", "")])
+    start, end = (tables["trajectory"].query(f"step == {s}")["logp"].mean() for s in (0, UPDATES))
+    assert abs(end - start) > 0.5
+    saved, _ = models.load(tmp_path / "lora-model")
+    assert saved.num_parameters() == tiny[0].num_parameters()
+    child = prepared(tmp_path / "lora-model", tiny[1], None, 0)
+    for name, weight in child.model.named_parameters():
+        changed = not torch.equal(weight, base[name])
+        assert changed == (
+            "query_key_value.weight" in name or ("dense" in name and "weight" in name)
+        )
+
+
+def test_unknown_adapter_targets_are_named(run):
+    """A module that the model does not have."""
+    with pytest.raises(InputError, match=r"lora.targets = \['nothing'\]"):
+        run(lora={**LORA, "targets": ["nothing"]})
+
+
+def test_adapters_resume(run, monkeypatch):
+    """A LoRA run that is stopped ends as one that is not."""
+    whole = run("whole", lora=LORA)[0]
+    with monkeypatch.context() as patched:
+        interrupt(patched, "sigterm", 3)
+        with pytest.raises(SystemExit):
+            run(lora=LORA)
+    again = run(lora=LORA)[0]
+    pd.testing.assert_frame_equal(again["trajectory"], whole["trajectory"], check_exact=True)
+
+
+@pytest.mark.parametrize(("name", "at"), [("spin", 3), ("spin", 5), ("online_dpo", 4)])
+def test_runs_on_the_policys_own_rows_resume(run, monkeypatch, name, at):
+    """Self-play and on-policy, stopped in a period and at its start: the same texts, the same bits;
+    SPIN's margin is 0 at the start of every period, where the reference is the policy."""
+    whole = run("whole", algorithm=name)[0]
+    assert whole["written"]["period"].unique().tolist() == [0, 1]
+    margins = whole["training"]["margin"]
+    assert abs(margins[0]) < 1e-4 < abs(margins[2])
+    assert (abs(margins[3]) < 1e-4) == (name == "spin")
+    with monkeypatch.context() as patched:
+        interrupt(patched, "update", at)
+        with pytest.raises(RuntimeError, match="killed"):
+            run(algorithm=name)
+    tables = run(algorithm=name)[0]
+    for table in ("trajectory", "training"):
+        one, two = (t[table].drop(columns="rows_per_s", errors="ignore") for t in (whole, tables))
+        pd.testing.assert_frame_equal(one, two, check_exact=True)
+    columns = ["period", "row", "chosen", "rejected", "tie"]
+    pd.testing.assert_frame_equal(whole["written"][columns], tables["written"][columns])

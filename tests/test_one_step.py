@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from learning_dynamics import one_step
-from learning_dynamics.finetune import training_rows
+from learning_dynamics.rows import training_rows
+from learning_dynamics.scoring import Engine
 from learning_dynamics.tokens import Codec
 
 BATCHES, SIZE = 4, 3
@@ -17,11 +18,11 @@ DPO = {"algorithm": "dpo", "labels": "given"}
 @pytest.fixture(scope="module")
 def measured(tiny, toy_pairs):
     """(model before, model after, rows, names, table) of one measurement."""
-    model = deepcopy(tiny[0])
+    model = Engine(deepcopy(tiny[0]))
     rows = training_rows(toy_pairs, Codec(tiny[1], 256, 128), DPO, 0, None)
     names = list(toy_pairs.loc[toy_pairs["split"] == "train", "example_id"])
     table = one_step.measure(model, rows, names, BATCHES, SIZE, seed=0)
-    return tiny[0], model, rows, names, table
+    return Engine(tiny[0]), model, rows, names, table
 
 
 def test_weights_are_restored_exactly(measured):

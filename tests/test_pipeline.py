@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -59,11 +60,12 @@ def finished(tmp_path_factory) -> Path:
 def test_every_output_is_there_and_whole(finished):
     """Figures, tables, and trajectories with every type, before the first update and after the
     last, without a missing value."""
-    for name in ("figures/squeeze", "figures/dose", "figures/probe", "figures/confounds"):
+    for figure in ("squeeze", "dose", "probe", "confounds", "residuals", "algorithms", "forget"):
+        name = f"figures/{figure}"
         assert (finished / f"{name}.pdf").read_bytes()[:5] == b"%PDF-"
         assert (finished / f"{name}.png").stat().st_size > 10_000
     paths = sorted((finished / RUNS).glob("*/seed*/trajectory.parquet"))
-    assert len(paths) == 2 * 12
+    assert len(paths) == 2 * 18
     for path in paths:
         table = pd.read_parquet(path)
         facts = json.loads((path.parent / "run.json").read_text())
@@ -71,6 +73,8 @@ def test_every_output_is_there_and_whole(finished):
         assert {0, facts["updates"]} <= set(table["step"])
         assert not table.isna().any().any()
         assert not (path.parent / ".resume").exists()
+    verdicts = pd.read_csv(finished / "tables/verdicts.csv")
+    assert set(verdicts["algorithm"]) == {"dpo", "kto"}
     effects = pd.read_csv(finished / "tables/effects.csv")
     assert set(effects["verdict"]) <= {"supported", "contradicted", "undecided"}
     card = pd.read_csv(finished / "tables/probe.csv")
@@ -133,6 +137,25 @@ def test_a_changed_beta_reruns_only_dpo_and_what_follows(finished, tmp_path):
         "all", "finetune_dpo", "make_changes", "make_effects", "draw_squeeze", "publish_figure",
         "publish_table", "make_confounds", "draw_confounds",
     }  # fmt: skip
+
+
+def test_the_readmes_loss_trains_as_written(finished, tmp_path):
+    """The ten lines and the run of README.md, pasted: its rule runs; an edit of the file retrains
+    it and nothing else, a touch nothing."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    python = next(b for b in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "def " in b)
+    overlay, file = tmp_path / "mine.yaml", finished / "my_losses.py"
+    overlay.write_text(re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1], encoding="utf-8")
+    file.write_text(python, encoding="utf-8")
+    target = f"{RUNS}/my-run/seed0/trajectory.parquet"
+    config = [STUDY, overlay]
+    snakemake(finished, target, config=config)
+    table = pd.read_parquet(finished / target)
+    assert table["response_type"].nunique() == 13 and table["step"].max() > 0
+    file.touch()
+    assert "Nothing to be done" in snakemake(finished, target, "-n", config=config)
+    file.write_text(python.replace("beta * gap", "beta * gap * 1.0"), encoding="utf-8")
+    assert rules_of(snakemake(finished, target, "-n", config=config)) == {"finetune_mean_dpo"}
 
 
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])

@@ -16,6 +16,7 @@ from learning_dynamics import dynamics, effects, pairs, probe
 from learning_dynamics.errors import InputError
 from learning_dynamics.pairs import GIVEN_COLUMNS, PAIR_COLUMNS
 from learning_dynamics.probe import MADE, RESPONSE_TYPES, SAMPLED_TYPES, Example, draw_others
+from learning_dynamics.scoring import Engine
 from learning_dynamics.tokens import Codec
 from learning_dynamics.trajectory import evaluation, probe_trees
 
@@ -291,12 +292,12 @@ def test_gaps_survive_to_the_tables(tiny, world):
 
     model, tokenizer = tiny
     probes = probe_trees(found, Codec(tokenizer, 256, 128, count_end=False))
-    scorer, moved = probes.scorer(4000, "cpu"), deepcopy(model)
+    scorer, moved = probes.scorer(4000), deepcopy(model)
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in moved.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
-    run = pd.concat([evaluation(probes.identity, scorer(m), step, 4 * step, 14)
+    run = pd.concat([evaluation(probes.identity, scorer(Engine(m)), step, 4 * step, 14)
                      for step, m in ((0, model), (9, moved))])  # fmt: skip
     by_example = run.pivot(index=["split", "response_type", "example_id"], columns="step",
                            values="logp")  # fmt: skip

@@ -17,7 +17,7 @@ TABLES = {
     "trajectory": pd.DataFrame({"step": [0, 0], "logp": [-1 / 3, np.nan], "split": ["a", "b"]}),
     "training": pd.DataFrame({"step": [1], "loss": [0.1]}),
 }
-GREEDY0 = np.array([3, 1, 2])
+GREEDY0 = torch.tensor([3, 1, 2])
 
 
 def train(model, optimizer, updates):
@@ -44,7 +44,7 @@ def tied():
 
 def save(folder, run, update, mark="mark"):
     """Write a checkpoint."""
-    Checkpoints(folder, mark).save(*run, {"update": update}, TABLES, GREEDY0)
+    Checkpoints(folder, mark).save(*run, {"update": update}, TABLES, {"greedy0.0": GREEDY0})
 
 
 @pytest.mark.parametrize("optimizer", ["RMSprop", "AdamW", "SGD"])
@@ -55,8 +55,8 @@ def test_round_trip_is_bit_exact(tiny, tmp_path, make, optimizer):
     run = started(base, 2, optimizer)
     save(tmp_path, run, 2)
     again = started(base, 0, optimizer)
-    state, tables, greedy0 = Checkpoints(tmp_path, "mark").load(*again)
-    assert state == {"update": 2} and greedy0.tolist() == [3, 1, 2]
+    state, tables, extra = Checkpoints(tmp_path, "mark").load(*again)
+    assert state == {"update": 2} and extra["greedy0.0"].tolist() == [3, 1, 2]
     for name, table in TABLES.items():
         pd.testing.assert_frame_equal(tables[name], table, check_exact=True)
     for _ in range(2):

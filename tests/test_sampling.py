@@ -46,8 +46,9 @@ def ids_of(tokenizer, text):
 
 
 def sample(model, codec, prompts, max_new=12, temperature=1.0, seed=0, turn=TURN, budget=200):
-    """A call of generate."""
-    return generate(model, codec, prompts, max_new, temperature, seed, turn, budget)
+    """The texts that a call of generate gives."""
+    answers = generate(model, codec, prompts, max_new, temperature, seed, turn, budget)
+    return [text for text, _ in answers]
 
 
 # -- where a text ends -----------------------------------------------------------------------
@@ -113,6 +114,17 @@ def test_a_long_prompt_leaves_room_for_its_neighbours(tiny):
     parrot = Parrot(lambda _: ids_of(tiny[1], " a" * 10), codec.end_of_text)
     long, short = (tiny[1].decode(ids_of(tiny[1], " b" * n)) for n in (16, 4))
     assert sample(parrot, codec, [long, short], 10)[1] == " a" * 10
+
+
+def test_what_ended_a_response_is_told(tiny):
+    """End-of-text or the next turn, against the length limit alone."""
+    tokenizer = tiny[1]
+    codec = Codec(tokenizer, 64, None)
+    for text, ended in ((" yes<|endoftext|>", True), (" yes\n\nHuman: so", True), (" yes", False)):
+        ids = tokenizer(text, add_special_tokens=False, split_special_tokens=False)["input_ids"]
+        parrot = Parrot(lambda _, ids=ids: ids, codec.end_of_text)
+        found = generate(parrot, codec, ["how?"], len(ids), 1.0, 0, TURN, 100)
+        assert found == [(" yes", ended)]
 
 
 # -- batches ---------------------------------------------------------------------------------
@@ -183,7 +195,7 @@ def asked(monkeypatch):
 
     def fake(model, codec, prompts, *rest):
         calls.append((prompts, *rest))
-        return [written[n % 5] for n in range(len(prompts))]
+        return [(written[n % 5], True) for n in range(len(prompts))]
 
     monkeypatch.setattr(sampling, "generate", fake)
     return calls

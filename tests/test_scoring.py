@@ -1,4 +1,4 @@
-"""The scoring engine against plain forward passes and float64 definitions."""
+"""Packing, and the scores of a probe set, against plain forward passes."""
 
 from copy import deepcopy
 
@@ -8,19 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-)
 
 from learning_dynamics import scoring
 from learning_dynamics.probe import RESPONSE_TYPES
-from learning_dynamics.scoring import METRICS, Scorer, Tree
+from learning_dynamics.scoring import METRICS, Engine, Scorer, Tree
 from learning_dynamics.tokens import Codec
 from learning_dynamics.trajectory import probe_trees
 
@@ -126,7 +117,7 @@ def test_scorer_on_toy_text(tiny, toy_pairs, batch_tokens, count_end):
         trees.append(Tree(prompt, [*written, cut, greedy_response(model, prompt, 9)]))
     end = {"end_of_text": tokenizer.eos_token_id, "count_end": count_end}
     scorer = Scorer(trees, batch_tokens, **end)
-    first = scorer(model)
+    first = scorer(Engine(model))
     greedy0 = check(first, model, trees, **end)
     assert (first["greedy_match"][4::5] == 1).all()
     assert np.isnan(first["logp_end"]).reshape(5, 5)[:, :4].tolist() == [[False] * 3 + [True]] * 5
@@ -136,7 +127,7 @@ def test_scorer_on_toy_text(tiny, toy_pairs, batch_tokens, count_end):
     with torch.no_grad():
         for parameter in moved.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-    later = scorer(moved)
+    later = scorer(Engine(moved))
     check(later, moved, trees, greedy0, **end)
     assert (later["logp_greedy0"] < later["logp_argmax"]).any()
 
@@ -163,30 +154,9 @@ def test_scorer_on_hh_text(tiny, hh_rows, count_end):
                for tree in trees for r in tree.responses]  # fmt: skip
     assert identity["n_tokens"].tolist() == list(map(len, counted))
     assert (identity["n_tokens"] == 1).any()
-    scored = probes.scorer(4096, "cpu")(model)
+    scored = probes.scorer(4096)(Engine(model))
     assert 0 < np.isnan(scored["logp_end"]).sum() < len(counted)  # some were cut
     check(scored, model, trees, end_of_text=end, count_end=count_end)
-
-
-SMALL = {"vocab_size": 97, "initializer_range": 0.2}
-WIDE = {**SMALL, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2}  # fmt: skip
-ARCHITECTURES = {
-    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(**SMALL, n_embd=32, n_layer=2, n_head=4)),
-    "llama": lambda: LlamaForCausalLM(LlamaConfig(**WIDE)),
-    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**WIDE)),
-}
-
-
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_other_architectures(name):
-    """Plain forward passes, for learned positions (GPT-2) and grouped queries (Llama, Qwen2)."""
-    torch.manual_seed(0)
-    model = ARCHITECTURES[name]().float().eval()
-    trees = random_trees(np.random.default_rng(0), 97)
-    scored = Scorer(trees, 120)(model)
-    check(scored, model, trees)
-    assert np.isnan(scored["logp_end"]).all()  # no token was said to close a response
 
 
 TOKENS = st.lists(st.integers(0, 96), min_size=1, max_size=6)
@@ -197,123 +167,95 @@ TREES = st.lists(
 
 @given(TREES)
 def test_pack_gives_each_token_its_own_context(trees):
-    """What every prediction attends to, read off the mask, is its prompt and the response so far,
-    at positions 0, 1, 2, …: the definition of teacher forcing."""
+    """What predicts every token is the end of its own context: the prompt and the response so far,
+    read through the layout, at positions 0, 1, 2, …; nothing is padded."""
     batch = scoring.pack(trees)
     responses = [(tree.prompt, r) for tree in trees for r in tree.responses]
     assert batch.responses == len(responses)
     assert batch.target.tolist() == [token for _, r in responses for token in r]
     assert batch.owner.tolist() == [i for i, (_, r) in enumerate(responses) for _ in r]
+    assert batch.input_ids.shape == batch.position_ids.shape == (1, sum(map(len, trees)))
+    before = {}  # of each position, those that it sees
+    for span in batch.layout.spans:
+        prompt = list(range(span.prompt.start, span.prompt.stop))
+        before |= {n: prompt[: i + 1] for i, n in enumerate(prompt)}
+        at = span.prompt.stop
+        for size in span.sizes:
+            before |= {n: prompt + list(range(at, n + 1)) for n in range(at, at + size)}
+            at += size
+    assert sorted(before) == list(range(batch.input_ids.shape[1]))
     contexts = [prompt + r[:k] for prompt, r in responses for k in range(len(r))]
-    width = batch.input_ids.shape[1]
-    assert width == max(len(tree) for tree in trees)
     for source, context in zip(batch.source.tolist(), contexts, strict=True):
-        row, column = divmod(source, width)
-        seen = batch.mask[row, 0, column]
-        assert batch.input_ids[row][seen].tolist() == context
-        assert batch.position_ids[row][seen].tolist() == list(range(len(context)))
-    assert batch.mask.any(-1).all()
+        seen = before[source]
+        assert batch.input_ids[0, seen].tolist() == context
+        assert batch.position_ids[0, seen].tolist() == list(range(len(context)))
+    assert batch.layout.longest == max(map(len, contexts))
+
+
+@given(TREES)
+def test_pack_plain_gives_each_response_a_row(trees):
+    """The same labels; each row is prompt and response, padded on the right."""
+    batch, packed = scoring.pack_plain(trees), scoring.pack(trees)
+    assert batch.target.tolist() == packed.target.tolist()
+    assert batch.owner.tolist() == packed.owner.tolist()
+    responses = [(tree.prompt, r) for tree in trees for r in tree.responses]
+    rows = [prompt + r[:-1] for prompt, r in responses]
+    for ids, filled, row in zip(batch.input_ids, batch.filled, rows, strict=True):
+        assert ids[filled].tolist() == row and filled[: len(row)].all()
+    flat = batch.input_ids.flatten().tolist()
+    assert [flat[n] for n in batch.source] == [
+        (prompt + r)[len(prompt) + k - 1] for prompt, r in responses for k in range(len(r))
+    ]
 
 
 @settings(max_examples=15)
 @given(trees=TREES, data=st.data())
 def test_responses_do_not_see_each_other(tiny, trees, data):
     """Log-probs of all other responses stay as they are when one response is replaced."""
-    model, _ = tiny
+    engine = Engine(tiny[0])
     owners = [i for i, tree in enumerate(trees) for _ in tree.responses]
     chosen = data.draw(st.integers(0, len(owners) - 1))
     place = chosen - owners.index(owners[chosen])
     changed = deepcopy(trees)
     changed[owners[chosen]].responses[place] = data.draw(TOKENS)
-    before, after = (Scorer(t, 1000)(model)["logp"] for t in (trees, changed))
+    before, after = (Scorer(t, 1000)(engine)["logp"] for t in (trees, changed))
     others = np.arange(len(owners)) != chosen
     np.testing.assert_allclose(after[others], before[others], rtol=1e-6)
 
 
 @given(TREES, st.integers(1, 80))
 def test_batches_hold_every_tree_once_within_budget(trees, budget):
-    """A partition of the trees; padded size within the budget unless a tree alone exceeds it."""
+    """A partition of the trees; within the budget unless a tree alone exceeds it."""
     batches = list(scoring.batches_by_budget(trees, budget))
     assert sorted(i for batch in batches for i in batch) == list(range(len(trees)))
     for batch in batches:
-        padded = len(batch) * max(len(trees[i]) for i in batch)
-        assert padded <= budget or len(batch) == 1
+        assert sum(len(trees[i]) for i in batch) <= budget or len(batch) == 1
 
 
-FLOATS = st.floats(-30, 30, width=32)
-LOGITS = st.integers(2, 12).flatmap(
-    lambda v: arrays(np.float32, (3, v), elements=FLOATS, unique=True)
-)
+@given(TREES, st.integers(1, 30))
+def test_split_keeps_responses_and_budget(trees, budget):
+    """The same responses in order behind the same prompt; within the budget unless one response
+    with its prompt exceeds it."""
+    for tree in trees:
+        parts = scoring.split(tree, budget)
+        assert [r for part in parts for r in part.responses] == tree.responses
+        for part in parts:
+            assert part.prompt == tree.prompt
+            assert len(part) <= budget or len(part.responses) == 1
 
 
-@given(LOGITS, st.data())
-def test_token_metrics_match_float64(z, data):
-    """The definitions, in float64, of each per-position quantity."""
-    target = data.draw(arrays(np.int64, 3, elements=st.integers(0, z.shape[1] - 1)))
-    ours = scoring.token_metrics(torch.from_numpy(z), torch.from_numpy(target))
-    logp = torch.from_numpy(z).double().log_softmax(-1)
-    p, label = logp.exp(), torch.from_numpy(target)[:, None]
-    greedy = torch.from_numpy(z.argmax(-1))[:, None]
-    truth = {
-        "logp": logp.gather(1, label)[:, 0],
-        "logp_argmax": logp.max(-1).values,
-        "logp_greedy0": logp.max(-1).values,
-        "logp_top_other": logp.scatter(1, label, -torch.inf).max(-1).values,
-        "greedy_match": (greedy == label)[:, 0].double(),
-        "logp_complement": logp.scatter(1, greedy, -torch.inf).logsumexp(-1),
-        "logp_vocab_mean": logp.mean(-1),
-        "prob_norm": p.norm(dim=-1),
-        "prob_norm_sq": (p * p).sum(-1),
-        "energy": 1 - p.gather(1, label)[:, 0],
-        "entropy": -(p * logp).sum(-1),
-    }
-    for name, value in truth.items():
-        torch.testing.assert_close(
-            ours[name].double(), value, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
-        )
-    # The norm is the root of a difference of numbers near 1, so fp32 gives its square to 1e-6.
-    square = ((p - torch.zeros_like(p).scatter(1, label, 1)) ** 2).sum(-1)
-    torch.testing.assert_close(ours["residual_norm"].double() ** 2, square, rtol=1e-5, atol=2e-6)
-    norms = scoring.residual_norms(torch.from_numpy(z), torch.from_numpy(target))
-    torch.testing.assert_close(norms**2, ours["residual_norm"] ** 2, rtol=1e-5, atol=2e-6)
-    for name in (n for n in ours if n.startswith("logp")):
-        assert (ours[name] <= 0).all(), name
-    assert (ours["greedy"] == greedy[:, 0]).all()
+def test_scores_do_not_depend_on_the_split(tiny):
+    """A tree of many responses in batches of any size; and no batch exceeds the budget."""
+    trees = random_trees(np.random.default_rng(2), 97)
+    trees.append(Tree(trees[0].prompt, [r for tree in trees for r in tree.responses] * 3))
+    whole = Scorer(trees, 10_000)
+    parts = Scorer(trees, 40)
+    assert len(whole) == 1 and len(parts) > 5
+    one, two = whole(Engine(tiny[0])), parts(Engine(tiny[0]))
+    for name in set(METRICS) - {"logp_end"}:
+        np.testing.assert_allclose(one[name], two[name], rtol=1e-5, atol=1e-6, err_msg=name)
 
 
-@pytest.mark.parametrize("gap", [1.0, 20.0, 60.0, 85.0, 120.0, 1000.0])
-def test_logp_complement_does_not_underflow(gap):
-    """log(1 − p) in closed form, where p itself rounds to 1: three tokens ``gap`` below the top."""
-    logits = torch.tensor([[7.0, 7.0 - gap, 7.0 - gap, 7.0 - gap]])
-    ours = scoring.token_metrics(logits, torch.tensor([0]))["logp_complement"].item()
-    truth = np.log(3) - gap - np.log1p(3 * np.exp(-gap))
-    assert ours == pytest.approx(truth, rel=1e-6)
-
-
-LENGTHS, VALUES = [3, 1, 2], np.array([-1.0, -2.0, -6.0, -5.0, -3.0, -8.0])
-CLOSED = np.array([True, True, False])
-BY_HAND = {  # (sums, means, medians) of: three tokens, one alone, two that were cut
-    True: ([-9.0, -5.0, -11.0], [-3.0, -5.0, -5.5], [-2.0, -5.0, -5.5]),
-    False: ([-3.0, -5.0, -11.0], [-1.5, -5.0, -5.5], [-1.5, -5.0, -5.5]),
-}
-
-
-@pytest.mark.parametrize("count_end", [True, False])
-def test_aggregate_by_hand(count_end):
-    """End-of-text leaves every column but its own, unless it is the whole response."""
-    out = scoring.aggregate(dict.fromkeys(METRICS, VALUES), LENGTHS, CLOSED, count_end)
-    assert list(out["logp_first"]) == [-1.0, -5.0, -3.0]
-    np.testing.assert_array_equal(out["logp_end"], [-6.0, -5.0, np.nan])
-    sums, means, medians = BY_HAND[count_end]
-    for name in set(METRICS) - {"logp_first", "logp_end"}:
-        summed = name.startswith("logp") and name not in ("logp_median", "logp_vocab_mean")
-        expected = sums if summed else medians if name == "logp_median" else means
-        assert out[name].tolist() == expected, name
-
-
-def test_aggregate_without_end_of_text():
-    """Where nothing is said to close a response, every token is text."""
-    for count_end in (True, False):
-        out = scoring.aggregate(dict.fromkeys(METRICS, VALUES), LENGTHS, None, count_end)
-        assert np.isnan(out["logp_end"]).all()
-        assert out["logp"].tolist() == BY_HAND[True][0]
+def test_a_scorer_of_nothing(tiny):
+    """No trees, no rows."""
+    assert all(len(value) == 0 for value in Scorer([], 100)(Engine(tiny[0])).values())

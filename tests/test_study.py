@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ OVERLAYS = sorted((ROOT / "studies").glob("*.yaml"))
 def study_with(tmp_path, overlay):
     """The study of config.yaml under an overlay, given as a mapping."""
     path = tmp_path / "overlay.yaml"
-    path.write_text(yaml.safe_dump(overlay), encoding="utf-8")
+    path.write_text(yaml.safe_dump(overlay, sort_keys=False), encoding="utf-8")
     return Study(load_config([BASE, path]), [BASE, path])
 
 
@@ -32,25 +33,28 @@ def test_shipped_studies_validate(overlay):
     study = Study(load_config([BASE, overlay] if overlay else [BASE]))
     assert study.name == (overlay.stem if overlay else "toy")
     assert set(study.config["active"]["runs"]) <= set(study.runs)
-    assert set(study.config["figures"]) == {"squeeze", "dose", "probe", "confounds"}
+    assert set(study.config["figures"]) >= {"squeeze", "dose", "probe", "confounds"}
 
 
 def test_defaults_are_filled():
     """What a minimal config leaves out comes from the schema, in nested and chosen parts too."""
     config = load_config([BASE])
-    for section in ("compute", "run_defaults", "data"):
+    for section in ("compute", "judge", "run_defaults", "data"):
         del config[section]
     config["datasets"] = {"toyworld": {"source": "toyworld"}, "mine": {"source": "file"}}
     config["models"] = {"toy-neox": {"source": "pretrain", "corpus": "mine"}}
     del config["figures"]["squeeze"]["one_step"]
     study = Study(config)
-    assert study.config["compute"] == {"device": "cpu", "precision": "fp32", "threads": 1}
+    assert study.config["compute"] == {
+        "device": "cpu", "precision": "fp32", "threads": 1, "processes": 1, "sharding": "none",
+        "tracker": None,
+    }  # fmt: skip
+    assert study.config["judge"] == {"provider": "toyworld", "function": None}
     assert study.datasets["toyworld"]["train_rows"] == 320
     assert study.datasets["toyworld"]["rephrase"]["provider"] == "toyworld"
     mine = study.datasets["mine"]
-    assert [mine[key] for key in ("path", "url", "sha256", "chat_template", "train_rows")] == (
-        [None] * 5
-    )
+    unset = ("path", "url", "sha256", "chat_template", "train_rows", "end_of_turn")
+    assert [mine[key] for key in unset] == [None] * 6
     assert mine["confounds"] == dict.fromkeys(SWITCHES, "corrected")
     assert mine["given"] == ["chosen_gptsemantic", "chosen_gptformat", "reject_gptsemantic",
                              "reject_gptformat", "irr_hum"]  # fmt: skip
@@ -58,7 +62,12 @@ def test_defaults_are_filled():
     assert mine["filter"] == {"max_tokens": None, "tokenizer": None}
     assert study.models["toy-neox"]["max_prompt_length"] == 256
     assert study.config["figures"]["squeeze"]["one_step"] == {"batches": 20, "batch_size": 4}
-    assert study.runs["dpo"]["warmup"] == 150
+    assert study.runs["dpo"] == {
+        "algorithm": "dpo", "init": "sft", "epochs": 3, "lr": 1e-4, "batch_size": 4,
+        "accumulate": 1, "optimizer": "rmsprop", "warmup": 150, "clip": 10.0, "lora": None,
+        "checkpointing": False, "length_buckets": 1, "probe_every": 25, "checkpoint_every": 250,
+        "rows": "pairs", "labels": "given", "beta": 0.1,
+    }  # fmt: skip
     assert study.runs["sft"]["probe_every"] == 20  # its own, not the default
 
 
@@ -136,6 +145,7 @@ def test_what_model_jobs_know_of_texts(tmp_path):
     }
     study = study_with(tmp_path, {"datasets": datasets, "data": "a.jsonl"})
     assert set(study.texts("toyworld")) == text
+    text |= {"end_of_turn"}
     assert set(study.texts("mine")) == text | {"chat_template"}
     assert study.texts("mine")["chat_template"] == "hh"
     assert set(study.texts("far")) == text | {"chat_template", "format"}
@@ -188,7 +198,205 @@ def test_run_graph(tmp_path):
     assert groups[()] == [name for name in plain if name != "long"]
     assert {"sft", "sft-extend", "on-chosen"} <= set(groups[()])
     assert "late" in study.runs_of("dpo")
-    assert study.algorithms == ["sft", "dpo"]
+    assert {"sft": "sft", "dpo": "dpo"}.items() <= study.algorithms.items()
+
+
+RUN = {"init": "sft", "epochs": 1, "lr": 0.1}
+MINE = """
+def my_loss(chosen, rejected, ref_chosen, *, slope=2.0): return rejected - slope * chosen
+"""
+
+
+def test_settings_follow_the_algorithm(tmp_path):
+    """A run holds its algorithm's hyper-parameters, defaults filled in, and of rows, target, labels
+    and regenerate_every those that have an effect; rows by default the algorithm's own."""
+    overlay = {
+        "run_defaults": {"labels": "coin", "target": "rejected", "regenerate_every": 7},
+        "runs": {
+            "kto": {**RUN, "algorithm": "kto", "undesirable_weight": 2},
+            "npo": {**RUN, "algorithm": "npo", "rows": "probes", "target": "irr_hum"},
+            "npo-pairs": {**RUN, "algorithm": "npo", "beta": 0.5},
+            "spin": {**RUN, "algorithm": "spin"},
+            "on-policy-ipo": {**RUN, "algorithm": "ipo", "rows": "on-policy",
+                              "regenerate_every": None},
+            "spin-on-data": {**RUN, "algorithm": "spin", "rows": "pairs", "labels": "given"},
+            "small": {**RUN, "algorithm": "sft", "lora": {"rank": 4, "alpha": 8}},
+        },
+    }  # fmt: skip
+    study = study_with(tmp_path, overlay)
+    common = set(study.runs["sft"]) - {"rows", "target"}
+    special = {
+        name: {k: v for k, v in study.runs[name].items() if k not in common}
+        for name in overlay["runs"]
+    }
+    assert special == {
+        "kto": {"rows": "pairs", "labels": "coin", "beta": 0.1, "desirable_weight": 1.0,
+                "undesirable_weight": 2},
+        "npo": {"rows": "probes", "target": "irr_hum", "beta": 0.1},
+        "npo-pairs": {"rows": "pairs", "target": "rejected", "beta": 0.5},
+        "spin": {"rows": "self-play", "labels": "given", "regenerate_every": 7, "beta": 0.1},
+        "on-policy-ipo": {"rows": "on-policy", "labels": "given", "regenerate_every": None,
+                          "beta": 0.1},
+        "spin-on-data": {"rows": "pairs", "labels": "given", "beta": 0.1},
+        "small": {"rows": "pairs", "target": "rejected"},
+    }  # fmt: skip
+    needs = {name for name in overlay["runs"] if study.needs_reference(name)}
+    assert needs == {"kto", "npo-pairs", "spin-on-data"}
+    assert study.runs["small"]["lora"] == {
+        "rank": 4, "alpha": 8, "targets": "all-linear",
+    }  # fmt: skip
+    assert study.runs["sft"]["lora"] is None
+
+
+def test_a_loss_of_the_users(tmp_path, monkeypatch):
+    """file.py:function, relative to the working directory; its hyper-parameters are flat in the
+    run; names for rules are unique."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.py", "b.py"):
+        Path(name).write_text(MINE + MINE.replace("my_loss", "dpo"), encoding="utf-8")
+    runs = {
+        "one": {**RUN, "algorithm": "a.py:my_loss", "slope": 3},
+        "two": {**RUN, "algorithm": "b.py:my_loss"},
+        "three": {**RUN, "algorithm": "b.py:dpo"},
+        "four": {**RUN, "algorithm": "a.py:my_loss", "lr": 0.2},
+    }
+    study = study_with(tmp_path, {"runs": runs})
+    assert study.runs["one"]["slope"] == 3 and study.runs["two"]["slope"] == 2.0
+    assert study.algorithm("one").file == "a.py" and study.algorithm("dpo").file is None
+    assert study.needs_reference("one")
+    names = {
+        "sft": "sft", "dpo": "dpo", "a.py:my_loss": "my_loss", "b.py:my_loss": "my_loss2",
+        "b.py:dpo": "dpo2",
+    }  # fmt: skip
+    assert names.items() <= study.algorithms.items()
+    assert len(set(study.algorithms.values())) == len(study.algorithms)
+    assert study.runs_by_kept_epochs("a.py:my_loss") == {(): ["one", "four"]}
+    Path("a.py").write_text("def my_loss(chosen, *, lr=1): return chosen", encoding="utf-8")
+    with pytest.raises(
+        InputError, match=r"one\.algorithm: 'a.py:my_loss': its hyper-parameter 'lr'"
+    ):
+        study_with(tmp_path, {"runs": runs})
+    Path("a.py").unlink()
+    with pytest.raises(
+        InputError, match=r"overlay\.yaml: runs\.one\.algorithm: 'a.py:my_loss': no su"
+    ):
+        study_with(tmp_path, {"runs": runs})
+
+
+GRID = {"dataset": "toyworld", "model": "toy-neox", "init": "sft", "epochs": 2, "probe_every": 5,
+        "lrs": [1e-4, 2e-5]}  # fmt: skip
+
+
+def test_the_grid_of_a_figure(tmp_path, monkeypatch):
+    """Every loss × every combination of its settings × every lr, again with coin-flip labels where
+    labels have an effect: runs like any other, and what the figure is told of them."""
+    monkeypatch.chdir(tmp_path)
+    Path("a.py").write_text(MINE, encoding="utf-8")
+    losses = {"dpo": {"beta": [0.1, 1e6]}, "simpo": {"beta": [2], "gamma": [-0.5, 1]},
+              "spin": {"beta": [1]},
+              "a.py:my_loss": {}}  # fmt: skip
+    compare = list(losses)
+    figures = {"algorithms": {**GRID, "losses": losses, "compare": compare, "coin": True}}
+    study = study_with(tmp_path, {"figures": figures, "run_defaults": {"labels": "coin"}})
+    grid = study.grid()
+    names = [fact["run"] for fact in grid]
+    assert len(set(names)) == len(names) == 2 * (2 * 2 + 2 * 2 + 1 + 2)
+    assert grid[1] == {"run": "grid-dpo-beta0.1-lr0.0001-coin", "algorithm": "dpo", "lr": 1e-4,
+                       "settings": {"beta": 0.1}, "labels": "coin"}  # fmt: skip
+    for name in ("grid-dpo-beta1000000-lr2e-05", "grid-simpo-beta2-gamma-0.5-lr0.0001",
+                 "grid-spin-beta1-lr2e-05", "grid-my_loss-lr2e-05-coin"):  # fmt: skip
+        assert name in names
+    for fact in grid:
+        run = study.runs[fact["run"]]
+        assert fact["settings"].items() <= run.items()
+        assert (run["lr"], run["labels"]) == (fact["lr"], fact["labels"])
+        assert (run["init"], run["epochs"], run["probe_every"]) == ("sft", 2, 5)
+        assert study.algorithms[run["algorithm"]] == fact["algorithm"]
+    assert study.runs["grid-spin-beta1-lr2e-05"]["rows"] == "self-play"
+    assert len(grid) < len(Study(load_config([BASE])).grid())
+
+
+def test_the_runs_of_figures_forget(tmp_path):
+    """Losses of one response on typed responses of the probe set."""
+    losses = {"gradient_ascent": {}, "npo": {"beta": [0.1]}}
+    study = study_with(tmp_path, {"figures": {"forget": {**GRID, "losses": losses}}})
+    runs = study.forget_runs()
+    assert [fact["run"] for fact in runs if fact["lr"] == 2e-5] == [
+        "forget-gradient_ascent-chosen-lr2e-05", "forget-gradient_ascent-random_permute-lr2e-05",
+        "forget-npo-beta0.1-chosen-lr2e-05", "forget-npo-beta0.1-random_permute-lr2e-05",
+    ]  # fmt: skip
+    last = {"algorithm": "npo", "lr": 2e-5, "settings": {"beta": 0.1}, "target": "random_permute"}
+    assert runs[-1] == {"run": "forget-npo-beta0.1-random_permute-lr2e-05", **last}
+    for fact in runs:
+        run = study.runs[fact["run"]]
+        assert (run["rows"], run["target"]) == ("probes", fact["target"])
+        assert not study.needs_reference(fact["run"])
+
+
+def test_the_examples_of_the_docs(tmp_path, monkeypatch):
+    """Every YAML block of README.md and docs/algorithms.md is a valid overlay, beside README's file
+    of Python."""
+    monkeypatch.chdir(tmp_path)
+    docs = ("README.md", "docs/algorithms.md")
+    text = "".join((ROOT / name).read_text(encoding="utf-8") for name in docs)
+    python = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    Path("my_losses.py").write_text(python[0], encoding="utf-8")
+    blocks = [yaml.safe_load(b) for b in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
+    assert len(blocks) == 3
+    studies = [study_with(tmp_path, block) for block in blocks]
+    assert studies[1].runs["my-simpo"]["gamma"] == 1.0
+    assert studies[0].algorithms["my_losses.py:mean_dpo"] == "mean_dpo"
+    names = {fact["run"] for fact in studies[2].grid() + studies[2].forget_runs()}
+    for name in re.findall(r"`((?:grid|forget)-[^`]*)`", text):
+        assert name in names
+
+
+WRONG_GRID = {
+    "{init: gone}": "init: 'gone': not defined; expected one of base, sft",
+    "{init: sft@9}": "init: 'sft@9': expected an epoch above 0 and at most 2",
+    "{lrs: [0]}": "lrs.0: 0: expected more than 0",
+    "{losses: {ppo: {}}}": "losses.ppo: 'ppo': unknown; expected one of sft",
+    "{losses: {sft: {}}}": "losses.sft: sft: expected a loss of pairs",
+    "{losses: {dpo: {beta: 0.1}}}": "losses.dpo.beta: 0.1: expected type array",
+    "{losses: {dpo: {beta: [0.1, 0]}}}": "losses.dpo.beta.1: 0: expected a number more than 0",
+    "{losses: {dpo: {beta: [a]}}}": "losses.dpo.beta.0: 'a': expected a number more than 0",
+    "{losses: {dpo: {gamma: [1]}}}": "losses.dpo.gamma.0: 1: dpo does not read it",
+    "{losses: {dpo: {beta: [1, 1.0000000000001]}}}": "losses.dpo: two runs called grid-dpo-beta1-",
+    "{dataset: hh}": "dataset: 'hh': not defined; expected one of toyworld",
+    "{runs: [sft]}": "runs: unknown key; expected one of dataset, model, init",
+}
+
+
+@pytest.mark.parametrize("text", WRONG_GRID)
+def test_wrong_grids(text, tmp_path):
+    """File, field, value and expectation, of what was written and not of what it expands into."""
+    section = {**GRID, "losses": {"dpo": {}}, **yaml.safe_load(text)}
+    with pytest.raises(InputError) as caught:
+        study_with(tmp_path, {"figures": {"algorithms": section}})
+    at = f"{tmp_path / 'overlay.yaml'}: figures.algorithms."
+    assert str(caught.value).startswith(at + WRONG_GRID[text])
+
+
+def test_a_judge_for_what_is_sampled(tmp_path):
+    """The toy world judges no other data set; a function needs a place, and only it has one."""
+    runs = {"online": {**RUN, "algorithm": "online_dpo"}}
+    overlay = {
+        "runs": runs,
+        "datasets": {"mine": {"source": "file", "path": "a.jsonl"}},
+        "active": {"datasets": ["toyworld", "mine"], "runs": ["sft", "online"]},
+    }
+    judge = {"provider": "function", "function": "judge.py:better"}
+    assert study_with(tmp_path, {**overlay, "judge": judge}).config["judge"] == judge
+    with pytest.raises(
+        InputError, match=r"judge\.provider: 'toyworld': cannot judge run 'online' on"
+    ):
+        study_with(tmp_path, overlay)
+    with pytest.raises(
+        InputError, match=r"overlay\.yaml: judge\.provider: 'function': expected ju"
+    ):
+        study_with(tmp_path, {"judge": {"provider": "function"}})
+    with pytest.raises(InputError, match=r"overlay\.yaml: judge\.function: 'judge.py:better': exp"):
+        study_with(tmp_path, {"judge": {"function": "judge.py:better"}})
 
 
 def test_home_of_a_model():
@@ -240,6 +448,34 @@ WRONG = {
     "runs: {sft: {init: sft}}": "runs.sft.init: 'sft': cyclic init (sft -> sft)",
     "runs: {dpo: {init: sft@0}}": "runs.dpo.init: 'sft@0': expected an epoch above 0",
     "runs: {sft: {beta: 0.1}}": "runs.sft.beta: 0.1: sft does not read it",
+    "runs: {sft: {lrr: a}}": "runs.sft.lrr: unknown key; expected one of algorithm, init, epochs",
+    "runs: {dpo: {beta: 0}}": "runs.dpo.beta: 0: expected a number more than 0",
+    "runs: {dpo: {beta: 1e-1}}": "runs.dpo.beta: '1e-1': expected a number more than 0 (YAML reads",
+    "runs: {dpo: {beta: .nan}}": "runs.dpo.beta: nan: expected a number more than 0",
+    "runs: {dpo: {beta: null}}": "runs.dpo.beta: None: expected a number more than 0",
+    "runs: {dpo: {gamma: 1.0}}": "runs.dpo.gamma: 1.0: dpo does not read it; expected only settin",
+    "runs: {dpo: {algorithm: 3}}": "runs.dpo.algorithm: 3: expected type string",
+    "runs: {dpo: {algorithm: x.py:f}}": "runs.dpo.algorithm: 'x.py:f': no such file; expected",
+    "runs: {dpo: {rows: probes}}": "runs.dpo.rows: 'probes': dpo is a loss of pairs; expected one",
+    "runs: {sft: {rows: self-play}}": "runs.sft.rows: 'self-play': sft is a loss of one response",
+    "runs: {dpo: {algorithm: kto, rows: on-policy}}": "runs.dpo.rows: 'on-policy': kto compares",
+    "runs: {dpo: {target: chosen}}": "runs.dpo.target: 'chosen': dpo does not read it",
+    "runs: {sft: {labels: coin}}": "runs.sft.labels: 'coin': sft does not read it",
+    "runs: {sft: {regenerate_every: 3}}": "runs.sft.regenerate_every: 3: sft does not read it",
+    "runs: {dpo: {regenerate_every: 3}}": "runs.dpo.regenerate_every: 3: dpo does not read it",
+    "runs: {dpo: {rows: self-play, labels: coin}}": (
+        "runs.dpo.labels: 'coin': dpo with rows: self-play does not read it"
+    ),
+    "runs: {dpo: {lora: {rank: 8}}}": "runs.dpo.lora: key 'alpha' is missing",
+    "runs: {dpo: {lora: {rank: 8, alpha: 0}}}": "runs.dpo.lora.alpha: 0: expected more than 0",
+    "runs: {dpo: {accumulate: 0}}": "runs.dpo.accumulate: 0: expected at least 1",
+    "run_defaults: {beta: 0.1}": "run_defaults.beta: unknown key; expected one of batch_size",
+    "judge: {provider: gpt}": "judge.provider: 'gpt': expected one of toyworld, function",
+    "judge: {provider: function, function: a}": "judge.function: 'a': expected text that matches",
+    "figures: {forget: {targets: []}}": "figures.forget.targets: []: expected a list of at least 1",
+    "figures: {forget: {compare: [dpo]}}": "figures.forget.compare: 'dpo': not defined; expected",
+    "compute: {sharding: ddp}": "compute.sharding: 'ddp': expected one of none, fsdp",
+    "compute: {processes: 0}": "compute.processes: 0: expected at least 1",
     "runs: {base: {algorithm: sft, init: base, epochs: 1, lr: 1.0}}": "runs.base",
     "runs: {sft: {batch_size: 0}}": "runs.sft.batch_size: 0: expected at least 1",
     "run_defaults: {labels: fair}": "run_defaults.labels: 'fair': expected one of given, coin",
@@ -316,7 +552,7 @@ def test_code_of_follows_imports():
     assert "workflow_scripts/finetune.py" in found
     assert "learning_dynamics/algorithms/losses.py" in found
     assert "learning_dynamics/algorithms/__init__.py" in found
-    assert "learning_dynamics/scoring.py" in found  # through learning_dynamics/finetune.py
+    assert "learning_dynamics/scoring/engine.py" in found  # through learning_dynamics/finetune.py
     assert not [name for name in found if "figures" in name or name.endswith("/study.py")]
 
 

@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from learning_dynamics import answers, models, pairs
 from learning_dynamics.errors import InputError
 from learning_dynamics.files import write_table
+from tests.conftest import COMPUTE, run_spec
 
 ROOT = Path(__file__).resolve().parent.parent
 TOYWORLD = {**WORLD, "train_rows": 8, "test_rows": 6, "documents": 80}
@@ -36,10 +37,7 @@ MODEL = {"source": "pretrain", "corpus": "toyworld", "vocab_size": 300, "hidden_
          "max_length": 256, "max_prompt_length": None}  # fmt: skip
 PROBE = {**STUDY.config["probe"], "train": 2, "test": 2,
          "types": ["chosen", "rejected", "irr_test", "irr_hum"]}  # fmt: skip
-COMPUTE = {"device": "cpu", "precision": "fp32", "threads": 1, "batch_tokens": 512}
-SFT = {"algorithm": "sft", "init": "base", "epochs": 2, "lr": 1e-4, "batch_size": 4, "clip": 10.0,
-       "optimizer": "sgd", "warmup": 0, "beta": 0.1, "target": "chosen", "labels": "given",
-       "probe_every": 2, "checkpoint_every": 100}  # fmt: skip
+SFT = run_spec("sft", optimizer="sgd", warmup=0)
 
 
 def run(words, folder, **environment):
@@ -95,7 +93,7 @@ CONFIGS = {
     "number-as-text": ("runs: {dpo: {lr: 5e-7}}", "runs.dpo.lr: '5e-7'", "write 5.0e-7"),
     "negative-lr": ("runs: {dpo: {lr: -1.0}}", "runs.dpo.lr: -1.0", "expected more than 0"),
     "wrong-type": ("seeds: 3", "seeds: 3", "expected type array"),
-    "unknown-algorithm": ("runs: {dpo: {algorithm: ppo}}", "runs.dpo.algorithm: 'ppo'", "sft, dpo"),
+    "unknown-algorithm": ("runs: {dpo: {algorithm: ppo}}", "runs.dpo.algorithm: 'ppo'", "sft, npo"),
     "cyclic-init": ("runs: {sft: {init: dpo}}", "runs.sft.init: 'dpo'", "expected a chain to base"),
     "missing-init": ("runs: {dpo: {init: sftt}}", "runs.dpo.init: 'sftt'", "one of base, dpo"),
     "epoch-beyond-end": ("runs: {dpo: {init: sft@9}}", "'sft@9'", "at most 2, where run 'sft' end"),

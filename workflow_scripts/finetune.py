@@ -1,6 +1,7 @@
 """Finetune one run and score the probe set along it. Killed, it goes on where it stopped."""
 
 import argparse
+import copy
 import json
 import platform
 import shutil
@@ -11,15 +12,21 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from learning_dynamics import models, trajectory
+from learning_dynamics import parallel, trajectory
+from learning_dynamics.algorithms import algorithm
 from learning_dynamics.command import add_model, load_model
 from learning_dynamics.errors import run_script
 from learning_dynamics.files import atomic, read_table, write_json, write_table
-from learning_dynamics.finetune import finetune, training_rows
+from learning_dynamics.finetune import Learner, finetune
+from learning_dynamics.judge import judge_of
 from learning_dynamics.pairs import PAIR_COLUMNS
+from learning_dynamics.policy_rows import PolicyRows
 from learning_dynamics.probe import PROBE_COLUMNS
 from learning_dynamics.provenance import commit, digest_of
 from learning_dynamics.resume import Checkpoints, fingerprint
+from learning_dynamics.rows import REFERENCE_COLUMNS, training_rows
+from learning_dynamics.scoring import Engine
+from learning_dynamics.trained import prepared
 
 
 def arguments() -> argparse.Namespace:
@@ -30,6 +37,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--pairs", required=True, help="pairs.parquet")
     parser.add_argument("--probes", required=True, nargs="+", help="probe tables")
     parser.add_argument("--reference", help="reference.parquet, for preference losses")
+    parser.add_argument("--writing", type=json.loads, default={}, help="how the policy writes and "
+                        "is judged, as JSON, for runs that train on its own responses")  # fmt: skip
     parser.add_argument("--keep-epochs", nargs="*", default=[], help="epochs to keep a model of")
     parser.add_argument("--out", required=True, type=Path, help="output: the run's folder")
     return parser.parse_args()
@@ -38,28 +47,46 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     args = arguments()
     started = time.time()
+    spec, compute = args.spec, args.compute
     model, codec = load_model(args)
+    accelerator = parallel.accelerator_of(compute, args.out)
     pairs = read_table(args.pairs, PAIR_COLUMNS)
-    reference = None
-    if args.reference:
-        reference = read_table(args.reference, ["example_id", "chosen", "rejected"])
+    reference = read_table(args.reference, REFERENCE_COLUMNS) if args.reference else None
     probes = pd.concat([read_table(p, PROBE_COLUMNS) for p in args.probes], ignore_index=True)
-    rows = training_rows(pairs, codec, args.spec, args.seed, reference, probes)
-    settings = {"spec": args.spec, "seed": args.seed, "compute": args.compute,
-                "texts": args.texts, "model": args.model_spec, "epochs": args.keep_epochs,
+    rows = training_rows(pairs, codec, spec, args.seed, reference, probes)
+    written = None
+    if spec.get("rows") in ("self-play", "on-policy"):
+        frozen = judge = None
+        if spec["rows"] == "on-policy":
+            frozen, judge = Engine(copy.deepcopy(model)), judge_of(args.writing["judge"])
+        train = pairs[pairs["split"] == "train"]
+        written = PolicyRows(train, rows, codec, spec, args.seed, args.writing, judge, frozen)
+    own = algorithm(spec["algorithm"]).file
+    settings = {"spec": spec, "seed": args.seed, "compute": compute, "texts": args.texts,
+                "model": args.model_spec, "writing": args.writing, "epochs": args.keep_epochs,
                 "code": digest_of("workflow_scripts/finetune.py")}  # fmt: skip
-    inputs = [args.model, args.pairs, *args.probes, *filter(None, [args.reference])]
-    checkpoints = Checkpoints(args.out / ".resume", fingerprint(settings, inputs))
+    inputs = [args.model, args.pairs, *args.probes, *filter(None, [args.reference, own])]
+    first = accelerator.is_main_process
+    checkpoints = Checkpoints(args.out / ".resume", fingerprint(settings, inputs), first)
+    if compute["tracker"]:
+        accelerator.init_trackers(args.out.name, config={"seed": args.seed})
+    trained = prepared(args.model, codec.tokenizer, spec["lora"], args.seed, model,
+                       spec["checkpointing"])  # fmt: skip
+    learner = Learner.of(trained, spec, compute, accelerator)
     tables, counters = finetune(
-        model, codec.tokenizer, rows, trajectory.probe_trees(probes, codec), args.spec, args.seed,
-        args.compute, checkpoints, args.keep_epochs,
+        learner, rows, trajectory.probe_trees(probes, codec), args.seed, checkpoints,
+        args.keep_epochs, written,
     )  # fmt: skip
-    with atomic(args.out / "model") as temporary:
-        models.save(model, codec.tokenizer, temporary)
+    learner.save(args.out / "model")
+    accelerator.end_training()
+    if not first:
+        return
     for epoch in args.keep_epochs:
         with atomic(args.out / "checkpoints" / f"epoch{epoch}") as temporary:
             shutil.copytree(checkpoints.folder / f"epoch{epoch}", temporary)
     write_table(args.out / "training.parquet", tables["training"])
+    if written is not None:
+        write_table(args.out / "written.parquet", tables["written"])
     write_json(
         args.out / "run.json",
         {

@@ -2,11 +2,13 @@
 
 import argparse
 
-from learning_dynamics import finetune, one_step
+from learning_dynamics import one_step
 from learning_dynamics.command import add_model, load_model
 from learning_dynamics.errors import InputError, run_script
 from learning_dynamics.files import read_table, write_table
 from learning_dynamics.pairs import PAIR_COLUMNS
+from learning_dynamics.rows import training_rows
+from learning_dynamics.scoring import Engine
 
 
 def main() -> None:
@@ -27,9 +29,10 @@ def main() -> None:
             f"{args.batches * args.batch_size} pairs; the data set has {len(train)}"
         )
     spec = {"algorithm": "dpo", "labels": "given"}
-    rows = finetune.training_rows(pairs, codec, spec, args.seed, None)
+    rows = training_rows(pairs, codec, spec, args.seed, None)
     names = list(train["example_id"])
-    table = one_step.measure(model, rows, names, args.batches, args.batch_size, args.seed)
+    engine = Engine(model)
+    table = one_step.measure(engine, rows, names, args.batches, args.batch_size, args.seed)
     write_table(args.out, table)
 
 

@@ -2,11 +2,12 @@
 
 import argparse
 
-from learning_dynamics import finetune
 from learning_dynamics.command import add_model, load_model
 from learning_dynamics.errors import run_script
 from learning_dynamics.files import read_table, write_table
 from learning_dynamics.pairs import PAIR_COLUMNS
+from learning_dynamics.reference import reference_logps
+from learning_dynamics.scoring import Engine
 
 
 def main() -> None:
@@ -17,7 +18,7 @@ def main() -> None:
     args = parser.parse_args()
     model, codec = load_model(args)
     pairs = read_table(args.pairs, PAIR_COLUMNS)
-    write_table(args.out, finetune.reference_logps(model, pairs, codec, args.compute))
+    write_table(args.out, reference_logps(Engine(model), pairs, codec, args.compute))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,148 @@
+"""Training rows: from pairs or probes to tokens, and the order in which a run consumes them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from learning_dynamics.algorithms import algorithm
+from learning_dynamics.errors import InputError
+from learning_dynamics.scoring import Tree
+from learning_dynamics.tokens import Codec
+
+SIDES = ["chosen", "rejected"]
+# What reference.parquet holds of each training pair (nats): log-probs per token of both responses,
+# and the sum of another pair's response after this prompt.
+REFERENCE_COLUMNS = ["example_id", *SIDES, "mismatched"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A training set.
+
+    Attributes:
+        trees: per row a prompt with its responses.
+        reference: per row and response the reference's log-probs per token (nats), where the
+            algorithm compares with a reference.
+        mismatched: per row its prompt with a response of another row, where the algorithm asks.
+        ref_mismatched: their log-probs under the reference (nats, summed).
+    """
+
+    trees: list[Tree]
+    reference: list[list[np.ndarray]] | None = None
+    mismatched: list[Tree] | None = None
+    ref_mismatched: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.trees)
+
+
+def training_rows(
+    pairs: pd.DataFrame,
+    codec: Codec,
+    spec: dict,
+    seed: int,
+    reference: pd.DataFrame | None,
+    probes: pd.DataFrame | None = None,
+) -> Rows:
+    """The training rows of a run.
+
+    One-response algorithms: any response type of the probe set (``rows: probes``), or of the pairs
+    y⁺, y⁻, or ("extend") a row for each. Pair algorithms: y⁺ and y⁻, with labels as given or
+    swapped by a fair coin per pair.
+
+    Raises:
+        InputError: when the reference table lacks a training pair, or the probe set the target.
+    """
+    used = algorithm(spec["algorithm"])
+    if spec.get("rows") == "probes":
+        return Rows(_probe_trees(probes, codec, spec["target"]))
+    train = pairs[pairs["split"] == "train"]
+    whole = pair_trees(train, codec)
+    known = _in_order(reference, train["example_id"]) if used.reference else None
+    if len(used.responses) == 1:
+        sides = [0, 1] if spec["target"] == "extend" else [SIDES.index(spec["target"])]
+        trees = [Tree(tree.prompt, [tree.responses[i]]) for tree in whole for i in sides]
+        values = known and [[row[i]] for row in known["tokens"] for i in sides]
+        return Rows(trees, values)
+    orders = [[0, 1]] * len(whole)
+    if spec["labels"] == "coin":
+        swapped = np.random.default_rng([seed, 10]).random(len(whole)) < 0.5
+        orders = [[1, 0] if swap else [0, 1] for swap in swapped]
+    trees = [
+        Tree(tree.prompt, [tree.responses[i] for i in order])
+        for tree, order in zip(whole, orders, strict=True)
+    ]
+    values = known and [
+        [row[i] for i in order] for row, order in zip(known["tokens"], orders, strict=True)
+    ]
+    if not used.mismatched:
+        return Rows(trees, values)
+    return Rows(trees, values, mismatched_trees(whole), known and known["mismatched"])
+
+
+def pair_trees(pairs: pd.DataFrame, codec: Codec) -> list[Tree]:
+    """Prompt, y⁺ and y⁻ of each pair as tokens."""
+    texts = zip(pairs["prompt"], pairs["example_id"], *(pairs[side] for side in SIDES), strict=True)
+    return [codec.row(prompt, both, f"pair {example!r}") for prompt, example, *both in texts]
+
+
+def mismatched_trees(trees: list[Tree]) -> list[Tree]:
+    """Each prompt with a response of the next pair, by turns its y⁺ and its y⁻: what KTO's
+    reference point is estimated from (Ethayarajh et al. 2024, section 4.1)."""
+    return [
+        Tree(tree.prompt, [trees[(n + 1) % len(trees)].responses[n % 2]])
+        for n, tree in enumerate(trees)
+    ]
+
+
+def rows_of_update(
+    update: int, rows: Rows, batch_size: int, seed: int, length_buckets: int = 1
+) -> list[int]:
+    """Row numbers of an update. Rows are drawn without replacement, pass after pass; a batch may
+    span two passes, so that none is dropped. A function of ``update`` and ``seed`` alone.
+
+    With ``length_buckets`` above 1 the rows of so many consecutive updates are sorted by length
+    and dealt out again, shortest together, and these batches come in random order: less padding
+    (where there is any), at the price of updates on texts of like length.
+    """
+    if length_buckets == 1:
+        return _drawn(range(update * batch_size, (update + 1) * batch_size), len(rows), seed)
+    bucket = update // length_buckets
+    width = length_buckets * batch_size
+    numbers = _drawn(range(bucket * width, (bucket + 1) * width), len(rows), seed)
+    numbers.sort(key=lambda n: len(rows.trees[n]))
+    order = np.random.default_rng([seed, 12, bucket]).permutation(length_buckets)
+    start = int(order[update % length_buckets]) * batch_size
+    return numbers[start : start + batch_size]
+
+
+def _drawn(wanted: range, total: int, seed: int) -> list[int]:
+    passes = {p: np.random.default_rng([seed, 11, p]).permutation(total) for p in
+              {i // total for i in wanted}}  # fmt: skip
+    return [int(passes[i // total][i % total]) for i in wanted]
+
+
+def _probe_trees(probes: pd.DataFrame, codec: Codec, target: str) -> list[Tree]:
+    table = probes[(probes["split"] == "train") & (probes["response_type"] == target)]
+    if table.empty:
+        raise InputError(
+            f"runs: target = {target!r}: the probe set has no such response type; expected one of "
+            f"{', '.join(probes['response_type'].unique())}"
+        )
+    columns = table["prompt"], table["response"], table["example_id"]
+    return [codec.row(p, [r], f"probe {e!r}") for p, r, e in zip(*columns, strict=True)]
+
+
+def _in_order(reference: pd.DataFrame | None, examples: pd.Series) -> dict | None:
+    """The reference table's values of these pairs; None without a table (the run scores it)."""
+    if reference is None:
+        return None
+    known = reference.set_index("example_id")
+    missing = [example for example in examples if example not in known.index]
+    if missing:
+        raise InputError(f"reference log-probs: no row for pair {missing[0]!r}; rebuild them")
+    table = known.loc[list(examples)]
+    tokens = [[np.asarray(value) for value in row] for row in zip(*(table[s] for s in SIDES),
+              strict=True)]  # fmt: skip
+    return {"tokens": tokens, "mismatched": table["mismatched"].to_numpy()}
