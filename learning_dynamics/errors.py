@@ -67,6 +67,8 @@ def _start_logging() -> bool:
         del sys.argv[at : at + 2]
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            if os.environ.get("RANK", "0") != "0":  # one of several processes writes the log
+                path = Path(os.devnull)
             handlers.append(logging.FileHandler(path, mode="w", encoding="utf-8"))
         except OSError as error:
             fail(f"{path}: {error.strerror}; expected a log file to write")

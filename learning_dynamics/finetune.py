@@ -320,7 +320,7 @@ def finetune(
             left = spent / (done - first) * (last - done)
             LOG.info("update %d/%d loss %.3f grad %.1f %.1f rows/s ETA %.0f s", done, last,
                      record["loss"], record["grad_norm"], rate, left)  # fmt: skip
-        if parallel.everyone(stop, accelerator):
+        if parallel.anyone(bool(stop), accelerator):
             save()
             LOG.info("SIGTERM: saved after update %d; run again to go on", done)
             sys.exit(143)

@@ -5,7 +5,6 @@ the same code is tested without GPUs.
 """
 
 import logging
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from learning_dynamics.errors import InputError
-from learning_dynamics.scoring import Engine, Scorer, Tree
+from learning_dynamics.scoring import Engine
 from learning_dynamics.trajectory import ProbeTrees
 
 LOG = logging.getLogger(__name__)
@@ -73,17 +72,13 @@ class Prober:
         self, probes: ProbeTrees, engine: Engine, accelerator: Accelerator, compute: dict
     ) -> None:
         rank, count = accelerator.process_index, accelerator.num_processes
-        mine = list(range(len(probes.trees)))[rank::count]
         owner = [i for i, tree in enumerate(probes.trees) for _ in tree.responses]
         self._rows = [n for n, tree in enumerate(owner) if tree % count == rank]
         self._engine, self._accelerator = engine, accelerator
-        self.scorer = Scorer(
-            [probes.trees[i] for i in mine], compute["batch_tokens"], probes.end_of_text,
-            probes.count_end,
-        )  # fmt: skip
+        self.scorer = probes.scorer(compute["batch_tokens"], rank, count)
         # Where weights are sharded, every forward pass is a meeting of all processes.
         self._passes = max(gather_object([len(self.scorer)]) if count > 1 else [0])
-        self._filler = [probes.trees[0]] if probes.trees else [Tree([0], [[0]])]
+        self._filler = probes.trees[:1]
 
     def __call__(self) -> dict[str, np.ndarray]:
         """Metrics of every probe response, in the probe set's order."""
@@ -103,10 +98,9 @@ def total(values: Tensor, accelerator: Accelerator) -> Tensor:
     return accelerator.reduce(values, "sum") if accelerator.num_processes > 1 else values
 
 
-def everyone(stop: Iterable, accelerator: Accelerator) -> bool:
-    """Whether any process was asked to stop."""
-    asked = torch.tensor(float(bool(list(stop))), device=accelerator.device)
-    return bool(total(asked, accelerator) > 0)
+def anyone(asked: bool, accelerator: Accelerator) -> bool:
+    """Whether this is true of any process."""
+    return bool(total(torch.tensor(float(asked), device=accelerator.device), accelerator) > 0)
 
 
 def by_process(value: object, accelerator: Accelerator) -> list:

@@ -35,9 +35,11 @@ class ProbeTrees:
     end_of_text: int
     count_end: bool
 
-    def scorer(self, batch_tokens: int) -> Scorer:
-        """What scores them along a run, in batches of at most ``batch_tokens`` tokens."""
-        return Scorer(self.trees, batch_tokens, self.end_of_text, self.count_end)
+    def scorer(self, batch_tokens: int, first: int = 0, every: int = 1) -> Scorer:
+        """What scores them along a run, in batches of at most ``batch_tokens`` tokens: all trees,
+        or one process's share of them."""
+        trees = self.trees[first::every]
+        return Scorer(trees, batch_tokens, self.end_of_text, self.count_end)
 
 
 def probe_trees(probes: pd.DataFrame, codec: Codec) -> ProbeTrees:

@@ -91,7 +91,8 @@ def script(name, processes=1):
     """The shell words that call a workflow script, with this checkout's package; in several
     processes where it is asked for."""
     here = os.path.relpath(ROOT)  # relative: a checkout that is moved reruns nothing
-    launch = f" -m torch.distributed.run --standalone --nproc-per-node {processes}"
+    # Without "--" the launcher takes a script's options for abbreviations of its own.
+    launch = f" -m torch.distributed.run --standalone --nproc-per-node {processes} --"
     threads = f"OMP_NUM_THREADS={STUDY.config['compute']['threads']} "
     return (
         f"env {MEMORY} {threads if processes > 1 else ''}PYTHONPATH={here}"

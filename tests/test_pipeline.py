@@ -158,6 +158,20 @@ def test_the_readmes_loss_trains_as_written(finished, tmp_path):
     assert rules_of(snakemake(finished, target, "-n", config=config)) == {"finetune_mean_dpo"}
 
 
+def test_two_processes_train_on_what_the_policy_writes(finished, tmp_path):
+    """On-policy rows in a run that the workflow launches as two processes."""
+    overlay = tmp_path / "online.yaml"
+    run = {"algorithm": "online_dpo", "init": "sft", "epochs": 1, "lr": 1e-4}
+    overlay.write_text(yaml.safe_dump({"compute": {"processes": 2}, "runs": {"online": run}}))
+    folder = RUNS / "online/seed0"
+    words = (f"{folder}/trajectory.parquet", "--allowed-rules", "finetune_online_dpo")
+    snakemake(finished, *words, "--rerun-triggers", "mtime", config=[STUDY, overlay])
+    facts = json.loads((finished / folder / "run.json").read_text())
+    assert facts["compute"]["processes"] == 2
+    written = pd.read_parquet(finished / folder / "written.parquet")
+    assert set(written["row"]) == set(range(24))
+
+
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_run_ends_with_the_same_trajectory(finished, tmp_path, kill):
     """Killed after a checkpoint and run again: bit for bit the numbers of an unbroken run."""

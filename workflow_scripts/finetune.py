@@ -62,10 +62,13 @@ def main() -> None:
         train = pairs[pairs["split"] == "train"]
         written = PolicyRows(train, rows, codec, spec, args.seed, args.writing, judge, frozen)
     own = algorithm(spec["algorithm"]).file
+    judge_place = args.writing.get("judge", {}).get("function")
+    judge_file = judge_place and judge_place.rpartition(":")[0]
     settings = {"spec": spec, "seed": args.seed, "compute": compute, "texts": args.texts,
                 "model": args.model_spec, "writing": args.writing, "epochs": args.keep_epochs,
                 "code": digest_of("workflow_scripts/finetune.py")}  # fmt: skip
-    inputs = [args.model, args.pairs, *args.probes, *filter(None, [args.reference, own])]
+    given = filter(None, [args.reference, own, judge_file])
+    inputs = [args.model, args.pairs, *args.probes, *given]
     first = accelerator.is_main_process
     checkpoints = Checkpoints(args.out / ".resume", fingerprint(settings, inputs), first)
     if compute["tracker"]:
