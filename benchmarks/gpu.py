@@ -75,8 +75,16 @@ def steps(model: torch.nn.Module, text: inputs.Text, args: argparse.Namespace) -
         each = statistics.median(spent)
         share = _share(3 * work(trees[:4], model) / each, args)
         rate = f"{training.SPEC['batch_size'] / each:.1f} / s"
-        rows.append([f"DPO pairs, {name}", rate, harness.ratio(seconds["naive"], spent), "", share])
-    for row, name in zip(rows, training.CONTESTANTS["dpo"], strict=False):
+        rows.append(
+            [
+                f"DPO pairs, {name}",
+                rate,
+                harness.ratio(seconds[f"naive {PRECISION}"], spent),
+                "",
+                share,
+            ]
+        )
+    for row, name in zip(rows, training.contestants("dpo", PRECISION), strict=False):
         step = training.stepper("dpo", name, model, trees, PRECISION)
         row[3] = f"{peak(lambda s=step: s([0, 1, 2, 3]), args.device):.2f}"
         del step

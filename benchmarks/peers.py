@@ -44,7 +44,8 @@ def naive_scores(model: PreTrainedModel, rows: list[Row], size: int) -> dict[str
     parts = []
     for start in range(0, len(rows), size):
         ids, seen, labels = padded(rows[start : start + size], model.device)
-        logits = model(input_ids=ids, attention_mask=seen).logits[:, :-1].float()
+        logits = model(input_ids=ids, attention_mask=seen).logits[:, :-1]
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         label, valid = labels[:, 1:, None].clamp_min(0), labels[:, 1:] >= 0
         logp, prob = logits.log_softmax(-1), logits.softmax(-1)
         one_hot = torch.zeros_like(prob).scatter_(-1, label, 1.0)

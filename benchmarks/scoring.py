@@ -115,8 +115,8 @@ def memory_of(args: argparse.Namespace, name: str) -> dict:
 
 
 def errors(args: argparse.Namespace) -> dict:
-    """Differences of results: ours from the naive way in fp32; bf16 from fp32 in log-probs, and in
-    their change over a few updates (nats per response)."""
+    """Differences of results: everybody's from the naive way in fp64; bf16 from fp32 in log-probs,
+    and in their change over a few updates (nats per response)."""
     text, model = inputs.stored(args.tokens), inputs.build(args.shape)
     trees = text.probes(0, args.prompts)
     names = CONTESTANTS[:4]
@@ -131,7 +131,7 @@ def errors(args: argparse.Namespace) -> dict:
     for tree in trees[:4] * 2:
         trainer.step([Tree(tree.prompt, tree.responses[:1])])
     after = scores(trained)
-    truth, out = before["naive fp32"], {}
+    truth, out = naive_scores(deepcopy(model).double(), rows_of(trees), 1), {}
     out["relative"] = {
         name: {key: harness.worst({key: before[name][key]}, truth) for key in truth}
         for name in names
@@ -206,7 +206,7 @@ def report_errors(found: dict) -> str:
               "its change, bf16 − fp32"]  # fmt: skip
     size = found["ours fp32"]["size of a change"]
     return (
-        "\nerrors: largest relative difference from naive fp32; nats per response, mean (max)\n"
+        "\nerrors: largest relative difference from naive fp64; nats per response, mean (max)\n"
         f"{harness.table(header, rows)}\n"
         f"the change itself (8 SFT updates): mean {size['mean']:.3g} nats, max {size['max']:.3g}"
     )

@@ -34,23 +34,28 @@ from learning_dynamics.trained import Trained
 
 SPEC = {"optimizer": "rmsprop", "lr": 1e-6, "beta": 0.1, "clip": 10.0, "batch_size": 4,
         "accumulate": 1}  # fmt: skip
-CONTESTANTS = {
-    "dpo": ["naive", "TRL", "TRL, reference precomputed", "ours"],
-    "sft": ["naive", "TRL, packing", "ours"],
-}
+PEERS = {"dpo": ["TRL", "TRL, reference precomputed"], "sft": ["TRL, packing"]}
+BASE = "naive fp32"  # in bf16 races, too
 FLOORS = ["limit", "optimiser alone"]
 Step = Callable[[list[int]], tuple[float, float]]  # row numbers to loss and gradient norm
+
+
+def contestants(kind: str, precision: str) -> list[str]:
+    """Who races: the naive way in fp32 and in the race's precision, TRL, ours."""
+    naive = [BASE] if precision == "fp32" else [BASE, f"naive {precision}"]
+    return [*naive, *PEERS[kind], "ours"]
 
 
 def stepper(
     kind: str, name: str, model: torch.nn.Module, trees: list[Tree], precision: str
 ) -> Step:
     """One contestant, ready to train its own copy of ``model`` on ``trees``."""
+    precision = "fp32" if name == BASE else precision
     compute = {"device": model.device.type, "precision": precision, "sharding": "none",
                "threads": torch.get_num_threads(), "batch_tokens": 4096}  # fmt: skip
     spec = {**SPEC, **compute, "algorithm": kind}
     policy, dpo = deepcopy(model), kind == "dpo"
-    if name == "naive":
+    if name.startswith("naive"):
         naive = Naive(policy, deepcopy(model) if dpo else None, spec)
         return lambda numbers: naive.step([trees[i] for i in numbers])
     if name.startswith("TRL"):
@@ -102,8 +107,9 @@ def rows_for(kind: str, args: argparse.Namespace) -> list[Tree]:
 
 def race(kind: str, precision: str, model: torch.nn.Module, trees: list[Tree], rounds: int) -> dict:
     """Seconds of all contestants, floors included, and their losses and gradient norms."""
-    steps = {n: stepper(kind, n, model, trees, precision) for n in CONTESTANTS[kind] + FLOORS}
-    seen: dict[str, list] = {name: [] for name in CONTESTANTS[kind]}
+    names = contestants(kind, precision)
+    steps = {n: stepper(kind, n, model, trees, precision) for n in names + FLOORS}
+    seen: dict[str, list] = {name: [] for name in names}
     size = SPEC["batch_size"]
 
     def on_round(name: str, step: Step) -> Callable[[int], Callable[[], None]]:
@@ -121,7 +127,7 @@ def race(kind: str, precision: str, model: torch.nn.Module, trees: list[Tree], r
 
     calls = {name: on_round(name, step) for name, step in steps.items()}
     seconds = harness.interleaved(calls, rounds, model.device.type)
-    truth = torch.tensor(seen["naive"], dtype=torch.float64)
+    truth = torch.tensor(seen[BASE], dtype=torch.float64)
     gaps = {n: ((torch.tensor(v).double() - truth) / truth).abs() for n, v in seen.items()}
     return {
         "seconds": seconds,
@@ -147,20 +153,22 @@ def memory_of(args: argparse.Namespace, rest: str) -> dict:
     return {"peak_gib": harness.peak_gib()}
 
 
-def report(title: str, timed: dict, memory: dict[str, float]) -> str:
+def report(title: str, timed: dict, memory: dict[str, float], peer: str) -> str:
     """The table of one kind, precision and setting."""
     rows = []
     for name, spent in timed["seconds"].items():
         compared = name in timed["loss_error"]
         rows.append(
             [name, f"{statistics.median(spent):.2f}",
-             harness.ratio(timed["seconds"]["naive"], spent),
+             harness.ratio(timed["seconds"][BASE], spent),
+             harness.ratio(timed["seconds"][peer], spent),
              harness.share(timed["seconds"]["limit"], spent) if name != FLOORS[1] else "",
              f"{memory[name]:.2f}" if name in memory else "",
              f"{timed['loss_error'][name]:.1e}" if compared else "",
              f"{timed['norm_error'][name]:.1e}" if compared else ""]
         )  # fmt: skip
-    header = ["", "s / step", "over naive", "of the limit", "peak GiB", "loss error", "norm error"]
+    header = ["", "s / step", f"over {BASE}", f"over {peer}", "of the limit", "peak GiB",
+              "loss error", "norm error"]  # fmt: skip
     return f"\n{title}\n{harness.table(header, rows)}"
 
 
@@ -169,7 +177,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, default=inputs.DATA, help="HH probing file")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--shape", choices=inputs.SHAPES, default="70m")
-    parser.add_argument("--kinds", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
+    parser.add_argument("--kinds", nargs="+", choices=PEERS, default=list(PEERS))
     parser.add_argument("--precisions", nargs="+", choices=["fp32", "bf16"],
                         default=["fp32", "bf16"])  # fmt: skip
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -196,7 +204,7 @@ def main(words: list[str] | None = None) -> None:
             memory = {
                 name: harness.child(__file__, f"memory:{kind}:{precision}:{name}", passed,
                                     args.settings[0])["peak_gib"]
-                for name in CONTESTANTS[kind]
+                for name in contestants(kind, precision)
             }  # fmt: skip
             for setting in args.settings:
                 timed = harness.child(__file__, f"time:{kind}:{precision}", passed, setting)
@@ -205,7 +213,7 @@ def main(words: list[str] | None = None) -> None:
                     f"{kind.upper()} step of 4 rows, {precision}, {setting} allocator; median of "
                     f"{args.rounds} rounds [range]"
                 )
-                print(report(title, timed, memory), flush=True)
+                print(report(title, timed, memory, PEERS[kind][-1]), flush=True)
     print(f"\n{harness.save('training', found)}")
 
 

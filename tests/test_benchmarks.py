@@ -97,17 +97,17 @@ def test_training_steps_agree(kind, model, text, args):
     pairs = training.rows_for(kind, args)
     assert len(pairs) == 12
     found = training.race(kind, "fp32", model, pairs, rounds=2)
-    assert set(found["seconds"]) == {*training.CONTESTANTS[kind], *training.FLOORS}
+    assert set(found["seconds"]) == {*training.contestants(kind, "fp32"), *training.FLOORS}
     assert all(len(times) == 2 for times in found["seconds"].values())
-    losses = found["losses"]["naive"]
+    losses = found["losses"][training.BASE]
     assert len(losses) == 3
     assert len(set(losses)) == 3
     if kind == "dpo":
         assert losses[0] == pytest.approx(math.log(2), rel=1e-6)
-    for name in training.CONTESTANTS[kind]:
+    for name in training.contestants(kind, "fp32"):
         assert found["loss_error"][name] < 1e-4, name
         assert found["norm_error"][name] < 1e-4, name
-    shown = training.report("title", found, {"ours": 1.25})
+    shown = training.report("title", found, {"ours": 1.25}, training.PEERS[kind][-1])
     assert all(name in shown for name in found["seconds"])
     assert "1.25" in shown
 
@@ -115,7 +115,7 @@ def test_training_steps_agree(kind, model, text, args):
 def test_training_in_bf16(model, text, args):
     """Every contestant really uses bf16: near the fp32 gradient, and not equal to it."""
     trees = text.pairs()[:4]
-    for name in training.CONTESTANTS["dpo"]:
+    for name in training.contestants("dpo", "bf16")[1:]:  # the first stays in fp32
         norms = {}
         for precision in ("fp32", "bf16"):
             AcceleratorState._reset_state()
