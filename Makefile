@@ -4,6 +4,8 @@
 # make tables                                           tables of the study; prints effects, data card
 # make confounds                                        figures/confounds.pdf; prints what is behind it
 # make algorithms                                       figures/algorithms.pdf, forget.pdf; the same
+# make figures                                          every figure and table of the study
+# make report                                           report.zip: all of them with captions
 # make card DATA=path                                   the data card of any probing file
 # make test | lint | unlock | clean
 SHELL := /bin/bash
@@ -30,10 +32,13 @@ SNAKEMAKE = export PATH="$(CURDIR)/$(BIN):$$PATH"; set -e; \
             --quiet rules host
 TIMED = TIMEFORMAT='wall %R s; CPU %U s user + %S s system'; time
 
-.PHONY: all algorithms card confounds tables test lint unlock clean FORCE
+.PHONY: figures report algorithms card confounds tables test lint unlock clean FORCE
 
-all: $(BIN)/.installed
+figures: $(BIN)/.installed
 	@$(TIMED) { $(call SNAKEMAKE,all); }
+
+report: figures
+	@$(call SNAKEMAKE,--report report.zip)
 
 figures/%.pdf: $(BIN)/.installed FORCE
 	@$(TIMED) { $(call SNAKEMAKE,$@ figures/$*.png); }
@@ -75,7 +80,7 @@ unlock: $(BIN)/.installed
 	$(BIN)/snakemake --unlock $(CONFIG)
 
 clean:
-	rm -rf .snakemake results/[!.]* figures/[!.]* tables/[!.]*
+	rm -rf .snakemake results/[!.]* figures/[!.]* tables/[!.]* report.zip
 
 $(BIN)/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -10,6 +10,8 @@ import re
 import sys
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT))
 
@@ -46,6 +48,8 @@ TABLE_NAMES = [
     *(["forget", "forgetting"] if "forget" in FIGURE_NAMES else []),
     *(["published"] if PUBLISHED else []),
 ]
+# What the report says beside each.
+CAPTIONS = yaml.safe_load((ROOT / "report/captions.yaml").read_text(encoding="utf-8"))
 CARD = STUDY.config["figures"]["probe"]
 COMPUTE = json.dumps(
     {**STUDY.config["compute"], "batch_tokens": STUDY.config["probe"]["batch_tokens"]}

@@ -190,11 +190,18 @@ rule publish_table:
     input:
         f"{RESULTS}/tables/{{table}}.csv",
     output:
-        "tables/{table}.csv",
+        report(
+            "tables/{table}.csv",
+            caption="../report/caption.rst",
+            category="Tables",
+            labels={"table": "{table}"},
+        ),
     log:
         f"{RESULTS}/logs/publish_table/{{table}}.log",
     localrule: True
     conda:
         "../envs/learning-dynamics.yaml"
+    params:
+        caption=lambda wildcards: CAPTIONS["tables"][wildcards.table],
     shell:
         "cp {input:q} {output:q} 2> {log:q}"

@@ -128,7 +128,12 @@ rule publish_figure:
     input:
         f"{RESULTS}/figures/{{figure}}.{{ext}}",
     output:
-        "figures/{figure}.{ext}",
+        report(
+            "figures/{figure}.{ext}",
+            caption="../report/caption.rst",
+            category="Figures",
+            labels={"figure": "{figure}", "format": "{ext}"},
+        ),
     log:
         f"{RESULTS}/logs/publish_figure/{{figure}}.{{ext}}.log",
     wildcard_constraints:
@@ -136,5 +141,7 @@ rule publish_figure:
     localrule: True
     conda:
         "../envs/learning-dynamics.yaml"
+    params:
+        caption=lambda wildcards: CAPTIONS["figures"][wildcards.figure],
     shell:
         "cp {input:q} {output:q} 2> {log:q}"

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pandas as pd
@@ -126,6 +127,44 @@ def test_second_run_and_touched_sources_do_nothing(finished):
     for path in [*ROOT.glob("learning_dynamics/**/*.py"), *ROOT.glob("workflow_scripts/*.py")]:
         path.touch()
     assert "Nothing to be done" in snakemake(finished)
+
+
+def test_figures_are_redrawn_without_torch(finished, tmp_path):
+    """From tables and trajectories alone, where torch and transformers cannot be imported; a
+    deleted figure is the only one that is drawn."""
+    python = tmp_path / "python"
+    python.write_text(
+        f"#!{sys.executable}\nimport runpy, sys\n"
+        "class Refuse:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] in ('torch', 'accelerate', 'peft'):\n"
+        "            raise ImportError(name)\n"
+        "sys.meta_path.insert(0, Refuse())\n"
+        "sys.argv = sys.argv[1:]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    python.chmod(0o755)
+    without = {**environment(), "PATH": f"{tmp_path}:{environment()['PATH']}"}
+    figures = finished / "results/ci/figures"
+    before = {path.name: path.read_bytes() for path in figures.glob("*.pdf")}
+    (figures / "squeeze.pdf").unlink()
+    assert rules_of(snakemake(finished, "-n")) == {"all", "draw_squeeze", "publish_figure"}
+    for path in figures.iterdir():
+        path.unlink()
+    done = subprocess.run(command(finished), capture_output=True, text=True, env=without)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {path.name: path.read_bytes() for path in figures.glob("*.pdf")} == before
+
+
+def test_the_report_has_every_figure_with_its_caption(finished):
+    """report.zip holds them, and what report/captions.yaml says of each."""
+    snakemake(finished, "--report", "report.zip")
+    captions = yaml.safe_load((ROOT / "report/captions.yaml").read_text(encoding="utf-8"))
+    with zipfile.ZipFile(finished / "report.zip") as archive:
+        pages = b"".join(archive.read(name) for name in archive.namelist()).decode(errors="replace")
+    for path in (finished / "figures").glob("*.pdf"):
+        assert f"figures/{path.name}" in pages
+        assert captions["figures"][path.stem].split(",")[0].split("\n")[0][:30] in pages
 
 
 def test_a_changed_beta_reruns_only_dpo_and_what_follows(finished, tmp_path):
