@@ -45,6 +45,7 @@ TABLE_NAMES = [
     *(["algorithms", "verdicts"] if "algorithms" in FIGURE_NAMES else []),
     *(["forget", "forgetting"] if "forget" in FIGURE_NAMES else []),
     *(["published"] if PUBLISHED else []),
+    *(["digits"] if {"mnist", "entk_mnist"} & set(FIGURE_NAMES) else []),
 ]
 CARD = STUDY.config["figures"]["probe"]
 COMPUTE = json.dumps(
