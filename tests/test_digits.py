@@ -470,12 +470,12 @@ def test_titles_say_what_the_tables_hold():
         found = " ".join(t.get_text() for part in (figure, *parts) for t in part.texts)
         if module is mnist:
             assert "4s lean to 6" in found
-            assert "One update lifts π(4) most: same class" in found
+            assert "It lifts π(4) most for: same class" in found
         else:
             norms = summary.curves(tables["mlp"][0], "norm")[1].mean(0)[-1]
             own = sum(norms[k].argmax() == k for k in range(10))
             assert f"its own class most for {own} of 10" in found
-            assert f"MLP {np.mean([1, 1 / 2, 1 / 3, 1 / 4]):.1%} per epoch" in found
+            assert f"MLP {np.mean([1, 1 / 2, 1 / 3, 1 / 4]):.2%} in the first 4, " in found
 
 
 def test_drawing_needs_no_torch():

@@ -70,14 +70,14 @@ def _classes(part: SubFigure, name: str, entk: Seeds, dense: int) -> None:
             gap=0.11,
         )  # fmt: skip
     for row in axes:
-        row[0].set_ylabel("‖K(x_o, x_u)‖_F")
+        row[0].set_ylabel("$‖K(x_o, x_u)‖_F$")
     part.text(0.5, 0.015, "epoch (linear, then logarithmic)", ha="center", fontsize=7)
     own = int((mean[-1].argmax(1) == np.arange(CLASSES)).sum())
     style.heading(part, "a", f"{NAMES.get(name, name)}: how strongly an update reaches images of "
                   f"each class; its own class most for {own} of {CLASSES}")  # fmt: skip
-    part.text(0.05, 0.925, "blue: x_o of the same class (band: 95% over seeds)   orange: the other "
-              "class with the largest kernel at the end   grey: the rest   means over pairs of "
-              "images and seeds", fontsize=6.5, va="top", color="#444444")  # fmt: skip
+    part.text(0.05, 0.925, "blue: $x_o$ of the same class (band: 95% over seeds)   orange: the "
+              "other class with the largest kernel at the end   grey: the rest   means over pairs "
+              "of images and seeds", fontsize=6.5, va="top", color="#444444")  # fmt: skip
 
 
 def _band(panel: Axes, epochs: np.ndarray, values: np.ndarray, colour: str, **kind: object) -> None:
@@ -92,7 +92,7 @@ def _band(panel: Axes, epochs: np.ndarray, values: np.ndarray, colour: str, **ki
 
 def _phases(part: SubFigure, networks: dict[str, tuple[Seeds, Seeds]], dense: int) -> None:
     axes = part.subplots(1, 3)
-    part.subplots_adjust(left=0.06, right=0.94, top=0.76, bottom=0.16, wspace=0.42)
+    part.subplots_adjust(left=0.06, right=0.94, top=0.74, bottom=0.16, wspace=0.42)
     last = max(int(t["epoch"].max()) for entk, _ in networks.values() for t in entk.values())
     labels: list[list] = [[], [], []]
     words = []
@@ -109,8 +109,8 @@ def _phases(part: SubFigure, networks: dict[str, tuple[Seeds, Seeds]], dense: in
         _band(axes[1], epochs, moved, colour, ls="--", lw=0.9)
         _band(axes[2], epochs, likeness, colour)
         early, late = summary.phases(epochs, dense)
-        words.append(f"{word} {np.nanmean(change[:, early]):.1%} per epoch, in the last fifth "
-                     f"{np.nanmean(change[:, late]):.2%}")  # fmt: skip
+        words.append(f"{word} {np.nanmean(change[:, early]):.2%} in the first {dense}, "
+                     f"{np.nanmean(change[:, late]):.2%} in the last fifth")  # fmt: skip
         labels[0].append((size[:, -1].mean(), word, colour))
         labels[1].append((change[:, -1].mean(), f"{word}: K", colour))
         labels[1].append((moved[:, -1].mean(), f"{word}: weights", colour))
@@ -118,7 +118,7 @@ def _phases(part: SubFigure, networks: dict[str, tuple[Seeds, Seeds]], dense: in
     axes[0].set_ylim(bottom=0)
     axes[1].set_yscale("log")
     axes[2].set_ylim(min(0, axes[2].get_ylim()[0]), 1.03)
-    titles = ["size: mean ‖K‖_F over all pairs", "restlessness: change in one epoch,\n‖K − K′‖ / "
+    titles = ["size: mean $‖K‖_F$ over all pairs", "restlessness: change in one epoch,\n‖K − K′‖ / "
               "‖K′‖ and that of the weights", "relative influence: rank correlation of\n‖K‖ over "
               "the pairs of classes with the end"]  # fmt: skip
     for panel, title, names in zip(axes, titles, labels, strict=True):
@@ -135,5 +135,6 @@ def _phases(part: SubFigure, networks: dict[str, tuple[Seeds, Seeds]], dense: in
             style.direct_labels(twin, names, gap=0.09)
         else:
             style.direct_labels(panel, names, gap=0.09)
-    style.heading(part, "b", f"Phases: change of the kernel up to epoch {dense} (shaded): "
-                  + "; ".join(words))  # fmt: skip
+    style.heading(part, "b", f"Phases: the first {dense} epochs (shaded) and the last fifth")
+    part.text(0.05, 0.925, "mean change of the kernel in one epoch: " + "; ".join(words), va="top",
+              fontsize=6.5, color="#444444")  # fmt: skip

@@ -23,7 +23,7 @@ def draw(study: dict, networks: dict[str, tuple[Seeds, Seeds]]) -> Figure:
         networks: by name, its predictions and its single steps, each by seed.
     """
     style.apply()
-    height = 3.3
+    height = 3.2
     figure = plt.figure(figsize=(10.6, height * len(networks) + 0.12))
     parts = figure.subfigures(len(networks), 1, squeeze=False)[:, 0]
     for part, (name, (predictions, steps)) in zip(parts, networks.items(), strict=True):
@@ -34,8 +34,8 @@ def draw(study: dict, networks: dict[str, tuple[Seeds, Seeds]]) -> Figure:
 
 def _row(part: SubFigure, name: str, study: dict, predictions: Seeds, steps: Seeds) -> None:
     similar, dissimilar = summary.relatives(predictions, SHOWN)
-    panels = part.subfigures(1, 4, width_ratios=[2.35, 2.75, 2.75, 2.75])
-    part.text(0.006, 0.5, NAMES.get(name, name), rotation=90, va="center", fontsize=10,
+    panels = part.subfigures(1, 4, width_ratios=[2.45, 2.75, 2.75, 2.65])
+    part.text(0.003, 0.46, NAMES.get(name, name), rotation=90, va="center", fontsize=10,
               fontweight="bold")  # fmt: skip
     _residual(panels[0], steps)
     cases = {SHOWN: "same class", similar: "similar", dissimilar: "dissimilar"}
@@ -59,7 +59,7 @@ def _classes(panel: Axes) -> None:
 def _residual(part: SubFigure, steps: Seeds) -> None:
     """Panel (a): the prediction on x_u and the residual e_4 − π as arrows."""
     panel = part.subplots()
-    part.subplots_adjust(left=0.25, right=0.97, top=0.76, bottom=0.15)
+    part.subplots_adjust(left=0.27, right=0.97, top=0.8, bottom=0.15)
     before, _ = _means(summary.step_probabilities(steps, SHOWN, None)[0])
     panel.bar(range(CLASSES), before, color=style.BEFORE, width=0.8)
     for k, height in enumerate(before):
@@ -78,16 +78,16 @@ def _residual(part: SubFigure, steps: Seeds) -> None:
                color="#A06000", fontweight="bold")  # fmt: skip
     panel.set_ylim(0, 1.03)
     _classes(panel)
-    panel.set_ylabel("π(k | x_u)")
+    panel.set_ylabel("π(k | $x_u$)")
     panel.set_xlabel("class k")
-    _heading(part, "a", f"An update on a {SHOWN} pulls towards e_{SHOWN}", "grey: prediction on "
-             f"the image before the update\narrows: residual e_{SHOWN} − π = −G")  # fmt: skip
+    _heading(part, "a", f"One update on a {SHOWN}: residual", "grey: prediction on the image\n"
+             f"before it; arrows: −G = $e_{SHOWN}$ − π")  # fmt: skip
 
 
 def _one_step(part: SubFigure, steps: Seeds, cases: dict[int, str], lr: float) -> None:
     """Panel (b): the change of the prediction on other images by one such update."""
     axes = part.subplots(len(cases), 1, sharex=True, sharey=True)
-    part.subplots_adjust(left=0.24, right=0.97, top=0.76, bottom=0.15, hspace=0.16)
+    part.subplots_adjust(left=0.23, right=0.97, top=0.8, bottom=0.15, hspace=0.16)
     gains = {}
     for panel, (observed, word) in zip(axes, cases.items(), strict=True):
         before, after, predicted = summary.step_probabilities(steps, SHOWN, observed)
@@ -104,17 +104,17 @@ def _one_step(part: SubFigure, steps: Seeds, cases: dict[int, str], lr: float) -
         _classes(panel)
     low, high = axes[0].get_ylim()
     axes[0].set_ylim(low, high + 0.3 * (high - low))
-    axes[1].set_ylabel(f"Δπ(k | x_o), one step on a {SHOWN}")
+    axes[1].set_ylabel(f"Δπ(k | $x_o$), one step on a {SHOWN}")
     axes[-1].set_xlabel("class k")
     most = max(gains, key=gains.get)
-    _heading(part, "b", f"One update lifts π({SHOWN}) most: {most}", "bars: after − before, test "
-             f"images; red: −ηAKG\nη = {lr:g}; bars of error: 95% over seeds")  # fmt: skip
+    _heading(part, "b", f"It lifts π({SHOWN}) most for: {most}", "bars: after − before on test "
+             f"images, η = {lr:g}; red: −ηAKG\nerror bars: 95% over seeds")  # fmt: skip
 
 
 def _accumulated(part: SubFigure, predictions: Seeds, cases: dict[int, str]) -> None:
     """Panel (c): predictions per true class after all updates."""
     axes = part.subplots(len(cases), 1, sharex=True, sharey=True)
-    part.subplots_adjust(left=0.2, right=0.97, top=0.76, bottom=0.15, hspace=0.16)
+    part.subplots_adjust(left=0.2, right=0.97, top=0.8, bottom=0.15, hspace=0.16)
     start, end = summary.matrix(predictions, first=True), summary.matrix(predictions)
     labels = list(cases)
     for panel, label in zip(axes, labels, strict=True):
@@ -134,18 +134,18 @@ def _accumulated(part: SubFigure, predictions: Seeds, cases: dict[int, str]) -> 
         _classes(panel)
     axes[0].set_ylim(0, 1.19)
     axes[0].set_yticks([0, 0.5, 1])
-    axes[1].set_ylabel("mean π(k | x_o), test images")
+    axes[1].set_ylabel("mean π(k | $x_o$), test images")
     axes[-1].set_xlabel("class k")
     row = end.mean(0)[SHOWN].copy()
     row[SHOWN] = 0
     _heading(part, "c", f"All updates together: {SHOWN}s lean to {row.argmax()}", "dotted: before "
-             "training; orange: the largest\nother class; error bars: 95% over seeds")  # fmt: skip
+             "training; orange: the largest other\nclass; error bars: 95% over seeds")  # fmt: skip
 
 
 def _matrix(part: SubFigure, predictions: Seeds, similar: int) -> None:
     """Panel (d): mean prediction by true class."""
     panel = part.subplots()
-    part.subplots_adjust(left=0.16, right=0.98, top=0.76, bottom=0.15)
+    part.subplots_adjust(left=0.16, right=0.98, top=0.8, bottom=0.15)
     mean = summary.matrix(predictions).mean(0)
     panel.imshow(np.sqrt(mean), cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for true in range(CLASSES):
@@ -167,4 +167,4 @@ def _matrix(part: SubFigure, predictions: Seeds, similar: int) -> None:
 def _heading(part: SubFigure, letter: str, title: str, caption: str) -> None:
     part.text(0.03, 0.985, f"({letter})", fontweight="bold", fontsize=9, va="top")
     part.text(0.125, 0.985, title, fontsize=8.5, va="top")
-    part.text(0.125, 0.915, caption, fontsize=6.3, va="top", color="#444444")
+    part.text(0.125, 0.92, caption, fontsize=6.3, va="top", color="#444444")
