@@ -10,6 +10,7 @@ from pathlib import Path
 
 from learning_dynamics.algorithms import Algorithm
 from learning_dynamics.config import SCHEMA, Sources, load_config, read_yaml
+from learning_dynamics.digits import EMBEDDED_ROWS
 from learning_dynamics.errors import run_script
 from learning_dynamics.probe import RESPONSE_TYPES, SAMPLED_TYPES
 from learning_dynamics.runs import Runs
@@ -56,6 +57,7 @@ class Study:
             self._complete(name, entry)
         self._check_probe()
         self._check_judge()
+        self._check_digits()
         self._runs = Runs(config, schema, self._sources)
         # Where a run is written: under ``runs``, or as one of a figure's grid.
         self._fields = {name: ("runs", name) for name in config["runs"]}
@@ -219,6 +221,20 @@ class Study:
         if provider != "function" and function is not None:
             self._fail(("judge", "function"), f"{function!r}: expected provider: function with it")
 
+    def _check_digits(self) -> None:
+        digits = self.config["digits"]
+        rows = digits["train_rows"] + digits["test_rows"]
+        if digits["source"] == "hub":
+            for key, what in (("hub", "the data set's name"), ("revision", "its pinned commit")):
+                if digits[key] is None:
+                    self._fail(("digits", "source"), f"'hub': expected digits.{key} too, {what}")
+        elif rows > EMBEDDED_ROWS:
+            self._fail(
+                ("digits", "train_rows"),
+                f"{digits['train_rows']}: with test_rows {rows} images; expected at most "
+                f"{EMBEDDED_ROWS}, what scikit-learn ships",
+            )
+
     def _check_judged(self) -> None:
         """The toy world judges its own answers alone."""
         judged = [r for r in self.config["active"]["runs"] if self.runs[r]["rows"] == "on-policy"]
@@ -252,8 +268,9 @@ class Study:
         for name in self.runs:
             self._check_ancestry(name)
         for figure, spec in self.config["figures"].items():
-            self._known(("figures", figure, "dataset"), spec["dataset"], self.datasets)
-            self._known(("figures", figure, "model"), spec["model"], self.models)
+            if "dataset" in spec:
+                self._known(("figures", figure, "dataset"), spec["dataset"], self.datasets)
+                self._known(("figures", figure, "model"), spec["model"], self.models)
             for field in ("runs", "trained_on"):
                 runs = spec.get(field, [])
                 for run in runs.values() if isinstance(runs, dict) else runs:

@@ -47,6 +47,7 @@ TABLE_NAMES = [
     *(["algorithms", "verdicts"] if "algorithms" in FIGURE_NAMES else []),
     *(["forget", "forgetting"] if "forget" in FIGURE_NAMES else []),
     *(["published"] if PUBLISHED else []),
+    *(["digits"] if {"mnist", "entk_mnist"} & set(FIGURE_NAMES) else []),
 ]
 # What the report says beside each.
 CAPTIONS = yaml.safe_load((ROOT / "report/captions.yaml").read_text(encoding="utf-8"))

@@ -61,7 +61,8 @@ def finished(tmp_path_factory) -> Path:
 def test_every_output_is_there_and_whole(finished):
     """Figures, tables, and trajectories with every type, before the first update and after the
     last, without a missing value."""
-    for figure in ("squeeze", "dose", "probe", "confounds", "residuals", "algorithms", "forget"):
+    for figure in ("squeeze", "dose", "probe", "confounds", "residuals", "algorithms", "forget",
+                   "mnist", "entk_mnist"):  # fmt: skip
         name = f"figures/{figure}"
         assert (finished / f"{name}.pdf").read_bytes()[:5] == b"%PDF-"
         assert (finished / f"{name}.png").stat().st_size > 10_000
