@@ -84,7 +84,7 @@ def test_one_step_obeys_the_papers_bound():
         grads, residual = kernels.gradient(model, batch, "sft" if len(used) == 1 else "dpo")
         jacobian = torch.cat([brute_force(model, trees[0][k]) for k in used])
         flat = torch.cat([g.flatten() for g in grads])
-        torch.testing.assert_close(flat, residual.flatten() @ jacobian, rtol=1e-8, atol=1e-10)
+        torch.testing.assert_close(flat, residual.flatten() @ jacobian, rtol=1e-5, atol=1e-6)
         for kind in "abc":
             logp = kernels.logits_of(model, pack_plain([trees[0][kind]])).log_softmax(-1).detach()
             moved = brute_force(model, trees[0][kind]) @ jacobian.T @ residual.flatten()
