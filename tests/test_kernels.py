@@ -94,7 +94,7 @@ def test_one_step_obeys_the_papers_bound():
             lbk = float(delta.square().sum() / scale)
             assert table.loc[(update, kind), "lbk"] == pytest.approx(lbk, rel=1e-3)
             found = table.loc[(update, kind), "sign_delta"]
-            assert found == pytest.approx(float(delta.mean()), rel=1e-3, abs=1e-12)
+            assert found == pytest.approx(float(delta.mean()), rel=1e-2, abs=1e-12)
 
 
 def test_dpo_adds_the_kernels_of_both_responses():

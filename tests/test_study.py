@@ -44,6 +44,7 @@ def test_defaults_are_filled():
     config["datasets"] = {"toyworld": {"source": "toyworld"}, "mine": {"source": "file"}}
     config["models"] = {"toy-neox": {"source": "pretrain", "corpus": "mine"}}
     del config["figures"]["squeeze"]["one_step"]
+    config["figures"]["entk_proxies"]["kernel"] = None  # its model is none of these
     study = Study(config)
     assert study.config["compute"] == {
         "device": "cpu", "precision": "fp32", "threads": 1, "processes": 1, "sharding": "none",
@@ -65,8 +66,8 @@ def test_defaults_are_filled():
     assert study.runs["dpo"] == {
         "algorithm": "dpo", "init": "sft", "epochs": 3, "lr": 1e-4, "batch_size": 4,
         "accumulate": 1, "optimizer": "rmsprop", "warmup": 150, "clip": 10.0, "lora": None,
-        "checkpointing": False, "length_buckets": 1, "probe_every": 25, "checkpoint_every": 250,
-        "rows": "pairs", "labels": "given", "beta": 0.1,
+        "checkpointing": False, "length_buckets": 1, "proxies": None, "probe_every": 25,
+        "checkpoint_every": 250, "rows": "pairs", "labels": "given", "beta": 0.1,
     }  # fmt: skip
     assert study.runs["sft"]["probe_every"] == 20  # its own, not the default
 
@@ -464,8 +465,9 @@ WRONG = {
     "runs: {on-dpo: {target: chosen}}": "runs.on-dpo.target: 'chosen': dpo with rows: probes does",
     "runs: {on-dpo: {proxies: true}}": "runs.on-dpo.proxies: True: expected type object or null",
     "runs: {on-dpo: {proxies: {examples: 0}}}": "runs.on-dpo.proxies.examples: 0: expected at le",
-    "runs: {on-hum: {target: chosen}}": (
-        "figures.entk_proxies.runs: 'on-hum': trains on chosen as 'on-chosen' does"
+    "{runs: {twin: {algorithm: sft, init: base, epochs: 1, lr: 0.1, rows: probes}},"
+    " figures: {entk_proxies: {runs: [on-chosen, twin]}}}": (
+        "figures.entk_proxies.runs: 'twin': trains on chosen as 'on-chosen' does"
     ),
     "figures: {entk_proxies: {kernel: {model: gpt}}}": (
         "figures.entk_proxies.kernel.model: 'gpt': not defined"
