@@ -17,6 +17,7 @@ include: "rules/dynamics.smk"
 include: "rules/figures.smk"
 include: "rules/algorithms.smk"
 include: "rules/digits.smk"
+include: "rules/proxies.smk"
 
 
 rule all:

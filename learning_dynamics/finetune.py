@@ -20,15 +20,15 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from learning_dynamics import parallel, trajectory
+from learning_dynamics import one_update, parallel, trajectory
 from learning_dynamics.algorithms import Algorithm, algorithm, residuals
 from learning_dynamics.errors import InputError
+from learning_dynamics.loss_values import loss_values, reference_values
 from learning_dynamics.policy_rows import PolicyRows
 from learning_dynamics.reference import token_logps
 from learning_dynamics.resume import Checkpoints
 from learning_dynamics.rows import Rows, rows_of_update
 from learning_dynamics.scoring import (
-    Batch,
     Engine,
     Scored,
     label_logp,
@@ -82,48 +82,6 @@ class Learner:
         self.trained.save(self.together, folder, self.accelerator)
 
 
-def loss_values(
-    used: Algorithm, batch: Batch, logp: Tensor, reference: Tensor | None, logits: Tensor | None
-) -> dict[str, Tensor]:
-    """What the loss asks for, by argument name, of a batch whose trees each hold the algorithm's
-    responses in order.
-
-    Args:
-        logp: log π(label) per response token, nats, (N,).
-        reference: the same under the reference, or None.
-        logits: (N, V), where the loss asks for them.
-    """
-    sides = len(used.responses)
-    owner = batch.owner
-    lengths = torch.bincount(owner, minlength=batch.responses)
-    position = torch.arange(len(owner), device=owner.device) - (lengths.cumsum(0) - lengths)[owner]
-    values: dict[str, Tensor] = {}
-    for side, name in enumerate(used.responses):
-        here = (owner % sides == side).nonzero()[:, 0]
-        at = (owner[here] // sides, position[here])
-        length = lengths[side::sides]
-        values[f"{name}_length"] = length
-        shape = (len(length), int(length.max()))
-
-        def padded(
-            flat: Tensor, here: Tensor = here, at: tuple = at, shape: tuple = shape
-        ) -> Tensor:
-            out = flat.new_zeros(shape + flat.shape[1:])
-            return out.index_put(at, flat[here])
-
-        for prefix, flat in (("", logp), ("ref_", reference)):
-            if flat is not None:
-                values[f"{prefix}{name}"] = sum_by_response(flat, batch)[side::sides]
-                if used.tokens:
-                    values[f"{prefix}{name}_tokens"] = padded(flat)
-        if used.tokens or used.logits:
-            values[f"{name}_mask"] = padded(torch.ones_like(owner, dtype=torch.bool))
-        if used.logits:
-            values[f"{name}_logits"] = padded(logits)
-            values[f"{name}_labels"] = padded(batch.target)
-    return values
-
-
 def update(learner: Learner, rows: Rows, numbers: list[int]) -> dict[str, float]:
     """One optimiser update on the rows called ``numbers``, in as many pieces as processes and
     accumulation ask for; what is recorded of it.
@@ -172,10 +130,7 @@ def _piece(
             residual_norms(scored.logits.detach(), batch.target),
             scored.logits,
         )
-    reference = None
-    if used.reference:
-        flat = np.concatenate([value for i in numbers for value in rows.reference[i]])
-        reference = torch.as_tensor(flat, dtype=scored.logp.dtype, device=scored.logp.device)
+    reference = reference_values(used, rows, numbers, scored.logp)
     values = loss_values(used, batch, scored.logp, reference, scored.logits)
     loss = residuals.row_loss(used, {**values, **other}, learner.spec).sum()
     with torch.no_grad():
@@ -230,7 +185,8 @@ def finetune(
         written: the source of rows that the policy itself writes, where the run asks for it.
 
     Returns:
-        ``{"trajectory": ..., "training": ...}`` and the counters for ``run.json``.
+        ``{"trajectory": ..., "training": ...}`` (and ``written``, ``proxies``, where
+        the run has them) and the counters for ``run.json``.
 
     Raises:
         InputError: when the loss is no longer finite, or a batch has fewer rows than pieces.
@@ -255,6 +211,7 @@ def finetune(
         # Rows of the probe set are no pairs, so no table holds their reference log-probs.
         rows = replace(rows, reference=token_logps(learner.engine, rows.trees, compute))
     prober = parallel.Prober(probes, learner.engine, accelerator, compute)
+    meter = one_update.Meter(learner, probes) if spec.get("proxies") else None
 
     def probe(done: int) -> pd.DataFrame:
         return trajectory.evaluation(probes.identity, prober(), done, done * size, count)
@@ -273,6 +230,8 @@ def finetune(
         evaluations = [tables["trajectory"]]
         if written and "written" in tables:
             written.restore(tables["written"])
+        if meter and "proxies" in tables:
+            meter.tables = [tables["proxies"]]
         LOG.info("resuming after update %d of %d", state["update"], last)
     else:
         state = {"update": 0, "attempts": 1, "seconds": 0.0, "seconds_probing": 0.0}
@@ -285,17 +244,22 @@ def finetune(
         tables = {"trajectory": pd.concat(evaluations), "training": pd.DataFrame(history)}
         if written is not None:
             tables["written"] = written.written
+        if meter is not None and meter.tables:
+            tables["proxies"] = meter.table()
         greedy0 = parallel.by_process(prober.scorer.greedy0, accelerator)
         extra = {f"greedy0.{rank}": torch.from_numpy(g) for rank, g in enumerate(greedy0)}
         checkpoints.save(together, optimizer, state, tables, extra)
 
     for done in range(first + 1, last + 1):
-        tick = time.monotonic()
         for group in optimizer.param_groups:
             group["lr"] = spec["lr"] * min(1.0, done / (spec["warmup"] + 1))
         if written is not None:
             rows = written.at(done - 1, learner.engine, compute)
         numbers = rows_of_update(done - 1, rows, size, seed, spec["length_buckets"])
+        measured = meter is not None and (done - 1) % spec["probe_every"] == 0
+        if measured:
+            meter.before(rows, numbers, _mismatched(learner, rows, numbers))
+        tick = time.monotonic()
         record = update(learner, rows, numbers)
         if not np.isfinite(record["loss"]):
             raise InputError(
@@ -303,6 +267,8 @@ def finetune(
                 "a finite loss (a smaller lr, or precision fp32)"
             )
         rate = size / (time.monotonic() - tick)
+        if measured:
+            meter.after(done - 1, group["lr"])
         counters = {"step": done, "examples": done * size, "epoch": done * size / count}
         history.append(
             {**counters, "lr": group["lr"], **record, "rows": numbers, "rows_per_s": rate}
@@ -333,4 +299,6 @@ def finetune(
     }
     if written is not None:
         tables["written"] = written.written
+    if meter is not None:
+        tables["proxies"] = meter.table()
     return tables, {**state, "updates": last, "training_rows": count}

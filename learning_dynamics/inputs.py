@@ -2,6 +2,7 @@
 probe sets."""
 
 import argparse
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -90,3 +91,64 @@ def probe_set(args: argparse.Namespace) -> tuple[pd.DataFrame, pd.DataFrame | No
     if probes.empty:
         raise InputError(f"{args.probes[0]}: no rows; expected at least one probe response")
     return probes, read_table(args.pairs, PAIR_COLUMNS) if args.pairs else None
+
+
+PROXY_NEEDS = ["step", "response_type", "lbk", "sign_delta"]
+
+
+def update_runs(
+    results: str, study: dict
+) -> tuple[
+    dict[str, dict[int, pd.DataFrame]],
+    dict[str, dict[int, pd.DataFrame]],
+    dict[int, int],
+]:
+    """The runs of figures/entk_proxies: trajectories by update type and seed, what was measured
+    across their single updates (where it was), and the number of logits by seed."""
+    measured = {
+        update: {
+            seed: read_table(run_folder(results, study, run, seed) / "proxies.parquet", PROXY_NEEDS)
+            for seed in study["seeds"]
+        }
+        for update, run in study["updates"].items()
+        if run in study["measured"]
+    }
+    return _read(results, study, study["updates"]), measured, logits(results, study)
+
+
+def logits(results: str, study: dict) -> dict[int, int]:
+    """V by seed: the number of logits of the figure's base models.
+
+    Raises:
+        InputError: when a model's config.json does not say.
+    """
+    out = {}
+    for seed in study["seeds"]:
+        path = Path(results) / "models" / study["homes"][str(seed)] / "model" / "config.json"
+        if not path.is_file():
+            raise InputError(f"{path}: no such file; expected a model folder")
+        config = json.loads(path.read_text(encoding="utf-8"))
+        size = config.get("vocab_size", config.get("text_config", {}).get("vocab_size"))
+        if not isinstance(size, int):
+            raise InputError(f"{path}: vocab_size is {size!r}; expected the number of logits")
+        out[seed] = size
+    return out
+
+
+def kernels(results: str, study: dict) -> dict[int, pd.DataFrame]:
+    """The exact kernels of figures/entk_proxies' tiny models, by seed."""
+    columns = ["update", "observed", "total", "per_position", "lbk", "sign_delta"]
+    return {
+        seed: read_table(
+            Path(results) / "models" / study["homes"][str(seed)]
+            / f"kernel-{study['dataset']}.parquet",
+            columns,
+        )
+        for seed in study["seeds"]
+    }  # fmt: skip
+
+
+def imported(named: list[str], columns: list[str]) -> dict[str, pd.DataFrame]:
+    """Imported published runs from ``name=path`` words, by name."""
+    pairs = (word.partition("=") for word in named)
+    return {name: read_table(path, columns) for name, _, path in pairs}

@@ -48,16 +48,17 @@ def training_rows(
     """The training rows of a run.
 
     One-response algorithms: any response type of the probe set (``rows: probes``), or of the pairs
-    y⁺, y⁻, or ("extend") a row for each. Pair algorithms: y⁺ and y⁻, with labels as given or
-    swapped by a fair coin per pair.
+    y⁺, y⁻, or ("extend") a row for each. Pair algorithms: y⁺ and y⁻ of the pairs or of the probed
+    training prompts, with labels as given or swapped by a fair coin per pair.
 
     Raises:
         InputError: when the reference table lacks a training pair, or the probe set the target.
     """
     used = algorithm(spec["algorithm"])
-    if spec.get("rows") == "probes":
+    on_probes = spec.get("rows") == "probes"
+    if on_probes and len(used.responses) == 1:
         return Rows(_probe_trees(probes, codec, spec["target"]))
-    train = pairs[pairs["split"] == "train"]
+    train = _probe_pairs(probes) if on_probes else pairs[pairs["split"] == "train"]
     whole = pair_trees(train, codec)
     known = _in_order(reference, train["example_id"]) if used.reference else None
     if len(used.responses) == 1:
@@ -132,6 +133,20 @@ def _probe_trees(probes: pd.DataFrame, codec: Codec, target: str) -> list[Tree]:
         )
     columns = table["prompt"], table["response"], table["example_id"]
     return [codec.row(p, [r], f"probe {e!r}") for p, r, e in zip(*columns, strict=True)]
+
+
+def _probe_pairs(probes: pd.DataFrame) -> pd.DataFrame:
+    """The probed training prompts that have both y⁺ and y⁻, as pairs."""
+    table = probes[(probes["split"] == "train") & probes["response_type"].isin(SIDES)]
+    wide = table.pivot(index=["example_id", "prompt"], columns="response_type", values="response")
+    wide = wide.reindex(columns=SIDES).dropna()
+    if wide.empty:
+        raise InputError(
+            "runs: rows = 'probes': the probe set has no training prompt with both chosen and "
+            "rejected; expected both among probe.types"
+        )
+    wide = wide.reset_index().set_index("example_id")
+    return wide.loc[[e for e in table["example_id"].unique() if e in wide.index]].reset_index()
 
 
 def _in_order(reference: pd.DataFrame | None, examples: pd.Series) -> dict | None:

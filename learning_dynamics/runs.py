@@ -10,7 +10,7 @@ from learning_dynamics.errors import InputError
 from learning_dynamics.probe import RESPONSE_TYPES
 
 # What a run may be trained on, by how many responses its loss reads; the first is the default.
-ROWS = {1: ["pairs", "probes"], 2: ["pairs", "self-play", "on-policy"]}
+ROWS = {1: ["pairs", "probes"], 2: ["pairs", "probes", "self-play", "on-policy"]}
 SELF_WRITTEN = ["self-play", "on-policy"]  # rows that the policy itself writes
 # Settings that only some runs read; a run that does not is refused them.
 SPECIAL = ["rows", "target", "labels", "regenerate_every"]
@@ -110,14 +110,14 @@ class Runs:
                        "probes": [*RESPONSE_TYPES, *own]}  # fmt: skip
             self._sources.known((*at, "target"), spec["target"], dict.fromkeys(targets[rows]))
             return {"rows": rows, "target": spec["target"]}
-        if rows not in SELF_WRITTEN:
-            return {"rows": rows, "labels": spec["labels"]}
-        if used.mismatched:
+        if used.mismatched and rows != "pairs":
             self._sources.fail(
                 (*at, "rows"),
                 f"{rows!r}: {used.name} compares with other rows' responses, which such rows do "
                 "not have; expected pairs",
             )
+        if rows not in SELF_WRITTEN:
+            return {"rows": rows, "labels": spec["labels"]}
         if "labels" in entry:
             self._unread((*at, "labels"), entry, used)
         return {"rows": rows, "labels": "given", "regenerate_every": spec["regenerate_every"]}

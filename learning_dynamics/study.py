@@ -177,6 +177,15 @@ class Study:
             groups.setdefault(tuple(self.checkpoints(name)), []).append(name)
         return groups
 
+    def instances(self, algorithm: str) -> list[tuple[tuple[str, ...], bool, list[str]]]:
+        """``(kept epochs, whether single updates are measured, runs)`` of each instance of the
+        finetuning rule: what a run leaves behind besides its trajectory."""
+        found: dict[tuple, list[str]] = {}
+        for keeps, names in self.runs_by_kept_epochs(algorithm).items():
+            for name in names:
+                found.setdefault((keeps, bool(self.runs[name]["proxies"])), []).append(name)
+        return [(*outputs, names) for outputs, names in found.items()]
+
     @property
     def algorithms(self) -> dict[str, str]:
         """The algorithms in use and a short, unique name for each, in the order of their first run:
@@ -201,6 +210,25 @@ class Study:
     def forget_runs(self) -> list[dict]:
         """The runs of figures.forget: ``run, algorithm`` (short name), ``lr, settings, target``."""
         return [fact for fact, _ in self._grids["forget"].values()]
+
+    def updates(self, figure: str) -> dict[str, str]:
+        """The runs of figures.entk_proxies or response_space by what they train on: the target of
+        a loss of one response, the algorithm of a loss of pairs."""
+        found: dict[str, str] = {}
+        for run in self.config["figures"][figure]["runs"]:
+            update = self.runs[run].get("target") or self.algorithms[self.runs[run]["algorithm"]]
+            if update in found:
+                self._fail(
+                    ("figures", figure, "runs"),
+                    f"{run!r}: trains on {update} as {found[update]!r} does; expected one run per "
+                    "update type",
+                )
+            found[update] = run
+        return found
+
+    def kernel(self) -> dict | None:
+        """Settings of the exact kernel that figures.entk_proxies compares with, if it does."""
+        return self.config["figures"].get("entk_proxies", {}).get("kernel")
 
     def home(self, model: str, seed: int | str) -> str:
         """Folder of a base model below ``models/``: models of the hub have no seed."""
@@ -275,6 +303,11 @@ class Study:
                 runs = spec.get(field, [])
                 for run in runs.values() if isinstance(runs, dict) else runs:
                     self._known(("figures", figure, field), run, self.runs)
+            if spec.get("kernel"):
+                field = ("figures", figure, "kernel", "model")
+                self._known(field, spec["kernel"]["model"], self.models)
+            if figure in ("entk_proxies", "response_space"):
+                self.updates(figure)
 
     def _check_ancestry(self, name: str) -> None:
         seen, current = [name], name

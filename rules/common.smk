@@ -48,6 +48,13 @@ TABLE_NAMES = [
     *(["forget", "forgetting"] if "forget" in FIGURE_NAMES else []),
     *(["published"] if PUBLISHED else []),
     *(["digits"] if {"mnist", "entk_mnist"} & set(FIGURE_NAMES) else []),
+    *(
+        ["entk_proxies", "entk_accumulated", "heatmap"]
+        if "entk_proxies" in FIGURE_NAMES
+        else []
+    ),
+    *(["kernel_agreement"] if STUDY.kernel() else []),
+    *(["response_space"] if "response_space" in FIGURE_NAMES else []),
 ]
 # What the report says beside each.
 CAPTIONS = yaml.safe_load((ROOT / "report/captions.yaml").read_text(encoding="utf-8"))
@@ -330,6 +337,35 @@ def figure_study(figure):
             STUDY.runs[run]["target"]: run for run in spec["trained_on"]
         }
     known["counts_end"] = confounds["end_of_text"] == "as_published"
+    return json.dumps(known)
+
+
+def update_files(figure, name, model=None):
+    """A file of each run of a figure, by update and seed, where the run leaves it."""
+    spec = STUDY.config["figures"][figure]
+    return [
+        f"{run_folder(spec['dataset'], model or spec['model'], run, seed)}/{name}"
+        for run in spec["runs"]
+        for seed in STUDY.seeds
+        if name != "proxies.parquet" or STUDY.runs[run]["proxies"]
+    ]
+
+
+def base_models(figure, model=None):
+    """The base models of a figure, whose config.json says how many logits there are."""
+    name = model or STUDY.config["figures"][figure]["model"]
+    return list(dict.fromkeys(f"{home(name, seed)}/model" for seed in STUDY.seeds))
+
+
+def proxy_study(figure, model=None):
+    """What the scripts must know, as JSON: the runs by update, and which of them were measured."""
+    known = json.loads(figure_study(figure))
+    if model:
+        known["model"] = model
+    if figure != "confidence":
+        known["updates"] = STUDY.updates(figure)
+        known["measured"] = [r for r in known["runs"] if STUDY.runs[r]["proxies"]]
+    known["homes"] = {seed: STUDY.home(known["model"], seed) for seed in STUDY.seeds}
     return json.dumps(known)
 
 

@@ -58,11 +58,14 @@ use rule score_reference as score_reference_of_base with:
 for algorithm, short in STUDY.algorithms.items():
     # Runs whose model other runs pick up before its end are a separate instance: their kept
     # models are outputs, and a rule's outputs are fixed.
-    for keeps, names in STUDY.runs_by_kept_epochs(algorithm).items():
+    # So are those that measure single updates.
+    for keeps, measured, names in STUDY.instances(algorithm):
 
         rule:
             name:
-                f"finetune_{short}" + "".join(f"_{epoch}" for epoch in keeps)
+                f"finetune_{short}"
+                + "".join(f"_{epoch}" for epoch in keeps)
+                + ("_measured" if measured else "")
             input:
                 init=init_model,
                 reference=reference_of,
@@ -78,6 +81,7 @@ for algorithm, short in STUDY.algorithms.items():
                 facts=f"{RUN}/run.json",
                 model=directory(f"{RUN}/model"),
                 kept=[directory(f"{RUN}/checkpoints/epoch{epoch}") for epoch in keeps],
+                proxies=[f"{RUN}/proxies.parquet"] if measured else [],
             log:
                 f"{RESULTS}/logs/finetune/{{dataset}}/{{model}}/{{run}}/seed{{seed}}.log",
             benchmark:

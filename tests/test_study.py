@@ -44,6 +44,7 @@ def test_defaults_are_filled():
     config["datasets"] = {"toyworld": {"source": "toyworld"}, "mine": {"source": "file"}}
     config["models"] = {"toy-neox": {"source": "pretrain", "corpus": "mine"}}
     del config["figures"]["squeeze"]["one_step"]
+    config["figures"]["entk_proxies"]["kernel"] = None  # its model is none of these
     study = Study(config)
     assert study.config["compute"] == {
         "device": "cpu", "precision": "fp32", "threads": 1, "processes": 1, "sharding": "none",
@@ -65,8 +66,8 @@ def test_defaults_are_filled():
     assert study.runs["dpo"] == {
         "algorithm": "dpo", "init": "sft", "epochs": 3, "lr": 1e-4, "batch_size": 4,
         "accumulate": 1, "optimizer": "rmsprop", "warmup": 150, "clip": 10.0, "lora": None,
-        "checkpointing": False, "length_buckets": 1, "probe_every": 25, "checkpoint_every": 250,
-        "rows": "pairs", "labels": "given", "beta": 0.1,
+        "checkpointing": False, "length_buckets": 1, "proxies": None, "probe_every": 25,
+        "checkpoint_every": 250, "rows": "pairs", "labels": "given", "beta": 0.1,
     }  # fmt: skip
     assert study.runs["sft"]["probe_every"] == 20  # its own, not the default
 
@@ -193,6 +194,9 @@ def test_run_graph(tmp_path):
     assert study.checkpoints("long") == ["2.5", "10"]
     assert study.checkpoints("late") == []
     groups = study.runs_by_kept_epochs("sft")
+    outputs = {(keeps, measured): names for keeps, measured, names in study.instances("sft")}
+    assert outputs[(), True] == [n for n in groups[()] if study.runs[n]["proxies"]]
+    assert outputs[(), False] == [n for n in groups[()] if not study.runs[n]["proxies"]]
     assert groups[("2.5", "10")] == ["long"]
     plain = [name for name, run in study.runs.items() if run["algorithm"] == "sft"]
     assert groups[()] == [name for name in plain if name != "long"]
@@ -456,7 +460,20 @@ WRONG = {
     "runs: {dpo: {gamma: 1.0}}": "runs.dpo.gamma: 1.0: dpo does not read it; expected only settin",
     "runs: {dpo: {algorithm: 3}}": "runs.dpo.algorithm: 3: expected type string",
     "runs: {dpo: {algorithm: x.py:f}}": "runs.dpo.algorithm: 'x.py:f': no such file; expected",
-    "runs: {dpo: {rows: probes}}": "runs.dpo.rows: 'probes': dpo is a loss of pairs; expected one",
+    "runs: {dpo: {rows: mine}}": "runs.dpo.rows: 'mine': expected one of pairs, probes",
+    "runs: {dpo: {algorithm: kto, rows: probes}}": "runs.dpo.rows: 'probes': kto compares",
+    "runs: {on-dpo: {target: chosen}}": "runs.on-dpo.target: 'chosen': dpo with rows: probes does",
+    "runs: {on-dpo: {proxies: true}}": "runs.on-dpo.proxies: True: expected type object or null",
+    "runs: {on-dpo: {proxies: {examples: 0}}}": "runs.on-dpo.proxies.examples: 0: expected at le",
+    "{runs: {twin: {algorithm: sft, init: base, epochs: 1, lr: 0.1, rows: probes}},"
+    " figures: {entk_proxies: {runs: [on-chosen, twin]}}}": (
+        "figures.entk_proxies.runs: 'twin': trains on chosen as 'on-chosen' does"
+    ),
+    "figures: {entk_proxies: {kernel: {model: gpt}}}": (
+        "figures.entk_proxies.kernel.model: 'gpt': not defined"
+    ),
+    "figures: {response_space: {runs: [on-hum]}}": "figures.response_space.runs: ['on-hum']: exp",
+    "figures: {confidence: {runs: {sft: on-hun}}}": "figures.confidence.runs: 'on-hun': not def",
     "runs: {sft: {rows: self-play}}": "runs.sft.rows: 'self-play': sft is a loss of one response",
     "runs: {dpo: {algorithm: kto, rows: on-policy}}": "runs.dpo.rows: 'on-policy': kto compares",
     "runs: {dpo: {target: chosen}}": "runs.dpo.target: 'chosen': dpo does not read it",

@@ -90,6 +90,8 @@ def main() -> None:
     write_table(args.out / "training.parquet", tables["training"])
     if written is not None:
         write_table(args.out / "written.parquet", tables["written"])
+    if "proxies" in tables:
+        write_table(args.out / "proxies.parquet", tables["proxies"])
     write_json(
         args.out / "run.json",
         {
