@@ -18,6 +18,7 @@ include: "rules/figures.smk"
 include: "rules/algorithms.smk"
 include: "rules/digits.smk"
 include: "rules/proxies.smk"
+include: "rules/curves.smk"
 
 
 rule all:

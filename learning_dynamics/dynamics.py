@@ -1,7 +1,8 @@
 """Changes along a run, per example, with intervals. Every definition is in docs/statistics.md."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -59,6 +60,25 @@ def estimate(values: np.ndarray) -> Estimate:
     values = values[:, ~np.isnan(values).any(0)]
     low, high = interval(resampled_means([values])[:, 0])
     return Estimate(float(values.mean()), low, high, tuple(values.mean(1)))
+
+
+def seeds_interval(values: Sequence[float]) -> Estimate:
+    """Mean of one value per seed with its 95% t-interval; NaN bounds with a single seed."""
+    known = np.asarray(values, dtype=float)
+    half = np.nan
+    if len(known) > 1:
+        half = t_quantile(len(known) - 1) * known.std(ddof=1) / np.sqrt(len(known))
+    mean = float(known.mean())
+    return Estimate(mean, float(mean - half), float(mean + half), tuple(known.tolist()))
+
+
+@cache
+def t_quantile(freedom: int) -> float:
+    """The 97.5% quantile of Student's t: with t = √ν tan θ its density is ∝ cos^(ν−1) θ."""
+    angle = np.linspace(0, np.pi / 2, 200_001)
+    density = np.cos(angle) ** (freedom - 1)
+    share = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
+    return float(np.sqrt(freedom) * np.tan(np.interp(0.95, share / share[-1], angle)))
 
 
 def series(

@@ -7,14 +7,13 @@ changes are nats per token of the response that they belong to.
 import numpy as np
 import pandas as pd
 
-from learning_dynamics.dynamics import series
+from learning_dynamics.dynamics import seeds_interval, series
 from learning_dynamics.frontier import (
     at_level,
     best_reached,
     cell,
     mean_change,
     over_settings,
-    seeds_interval,
     split_kinds,
     with_interval,
 )

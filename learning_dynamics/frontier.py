@@ -5,13 +5,12 @@ hold one row per probe evaluation of one run and seed; a table of them names :da
 """
 
 from collections.abc import Sequence
-from functools import cache
 
 import numpy as np
 import pandas as pd
 
 from learning_dynamics import dynamics
-from learning_dynamics.dynamics import Estimate, mean_over_kinds, series
+from learning_dynamics.dynamics import Estimate, mean_over_kinds, seeds_interval, series
 
 QUANTITIES = ["best_other", "others", "shuffled", "greedy", "greedy0", "chosen", "rejected"]
 IDENTITY = ("run", "algorithm", "lr", "setting", "labels", "target", "seed")  # as far as known
@@ -43,25 +42,6 @@ def margin_curve(trajectory: pd.DataFrame) -> pd.DataFrame:
 def setting_name(settings: dict[str, float]) -> str:
     """Hyper-parameters as text: ``beta 0.1, gamma 0.5``; ``default`` where none is named."""
     return ", ".join(f"{key} {value:g}" for key, value in settings.items()) or "default"
-
-
-def seeds_interval(values: Sequence[float]) -> Estimate:
-    """Mean of one value per seed with its 95% t-interval; NaN bounds with a single seed."""
-    known = np.asarray(values, dtype=float)
-    half = np.nan
-    if len(known) > 1:
-        half = t_quantile(len(known) - 1) * known.std(ddof=1) / np.sqrt(len(known))
-    mean = float(known.mean())
-    return Estimate(mean, float(mean - half), float(mean + half), tuple(known.tolist()))
-
-
-@cache
-def t_quantile(freedom: int) -> float:
-    """The 97.5% quantile of Student's t: with t = √ν tan θ its density is ∝ cos^(ν−1) θ."""
-    angle = np.linspace(0, np.pi / 2, 200_001)
-    density = np.cos(angle) ** (freedom - 1)
-    share = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
-    return float(np.sqrt(freedom) * np.tan(np.interp(0.95, share / share[-1], angle)))
 
 
 def reached(table: pd.DataFrame, axis: str) -> pd.Series:

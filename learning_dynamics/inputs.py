@@ -17,6 +17,8 @@ TRAJECTORY_NEEDS = ["step", "split", "example_id", "response_type", "logp", "log
                     "logp_greedy0", "logp_top_other", "greedy_match", "energy",
                     "prob_norm", "n_tokens", "logp_first",
                     "logp_end"]  # fmt: skip
+CURVE_NEEDS = ["step", "examples", "epoch", "split", "example_id", "response_type", "n_tokens",
+               "logp", "logp_argmax", "logp_top_other", "greedy_match", "energy"]  # fmt: skip
 ONE_STEP_NEEDS = ["kind", "batch", "p_label", "dlogp_top_other", "dlogp_rest", "dp_label",
                   "dp_top_other", "dp_rest"]  # fmt: skip
 
@@ -57,6 +59,43 @@ def _read(results: str, study: dict, runs: dict | list) -> dict[str, dict[int, p
         }
         for role, run in named.items()
     }
+
+
+def chains(results: str, study: dict) -> dict[tuple[str, str], dict[str, list[dict]]]:
+    """What the trajectory figures read: by data set and model, and by role, the runs that follow
+    each other, each with its trajectories by seed. A run that a later one picks up before its end
+    is cut there."""
+    found: dict[tuple[str, str], dict[str, list[dict]]] = {}
+    for dataset in study["datasets"]:
+        for model in study["models"]:
+            place = {**study, "dataset": dataset, "model": model}
+            found[dataset, model] = {
+                role: [_stage(results, place, run, epoch) for run, epoch in chain]
+                for role, chain in study["chains"].items()
+            }
+    return found
+
+
+def _stage(results: str, study: dict, run: str, epoch: str | None) -> dict[int, pd.DataFrame]:
+    out = {}
+    for seed in study["seeds"]:
+        path = run_folder(results, study, run, seed) / "trajectory.parquet"
+        table = curve_columns(read_table(path, CURVE_NEEDS))
+        out[seed] = table[table["epoch"] <= float(epoch) + 1e-9] if epoch else table
+    return out
+
+
+def curve_columns(trajectory: pd.DataFrame) -> pd.DataFrame:
+    """With what the curves also draw: ``p_label`` (mean probability of the response's tokens) and
+    ``logp_token`` (log-prob per token, nats). Where the updates are not known, as in some imported
+    runs, evaluations are counted instead."""
+    added = {
+        "p_label": 1 - trajectory["energy"],
+        "logp_token": trajectory["logp"] / trajectory["n_tokens"].astype("float64"),
+    }
+    if trajectory["step"].isna().any():
+        added["step"] = trajectory["evaluation"]
+    return trajectory.assign(**added)
 
 
 def one_steps(results: str, study: dict) -> dict[int, pd.DataFrame]:

@@ -202,7 +202,7 @@ def _examples(probed: pd.DataFrame, pairs: pd.DataFrame, spec: dict, probe: dict
 
 
 def draw_others(rng: np.random.Generator, probed: pd.DataFrame, pool: pd.DataFrame) -> list[str]:
-    """For each probed row the chosen response of a random row of ``pool``: not of its own
+    """For each row of ``probed`` the chosen response of a random row of ``pool``: not of its own
     conversation, not its own text, and none twice while the pool lasts.
 
     Raises:
@@ -224,7 +224,7 @@ def draw_others(rng: np.random.Generator, probed: pd.DataFrame, pool: pd.DataFra
                 queue += rng.permutation(len(texts)).tolist()
         else:
             raise InputError(
-                f"irr_train, irr_test: all {len(texts)} rows to draw from belong to one "
+                f"irrelevant responses: all {len(texts)} rows to draw from belong to one "
                 "conversation; expected at least two"
             )
     return out

@@ -7,6 +7,7 @@ import pandas as pd
 
 from learning_dynamics.algorithms import algorithm
 from learning_dynamics.errors import InputError
+from learning_dynamics.probe import draw_others
 from learning_dynamics.scoring import Tree
 from learning_dynamics.tokens import Codec
 
@@ -48,8 +49,9 @@ def training_rows(
     """The training rows of a run.
 
     One-response algorithms: any response type of the probe set (``rows: probes``), or of the pairs
-    y⁺, y⁻, or ("extend") a row for each. Pair algorithms: y⁺ and y⁻ of the pairs or of the probed
-    training prompts, with labels as given or swapped by a fair coin per pair.
+    y⁺, y⁻, or a row for y⁺ and one for y⁻ ("extend") or for another pair's y⁺ ("irrelevant", fixed
+    by the seed). Pair algorithms: y⁺ and y⁻ of the pairs or of the probed training prompts, with
+    labels as given or swapped by a fair coin per pair.
 
     Raises:
         InputError: when the reference table lacks a training pair, or the probe set the target.
@@ -59,6 +61,8 @@ def training_rows(
     if on_probes and len(used.responses) == 1:
         return Rows(_probe_trees(probes, codec, spec["target"]))
     train = _probe_pairs(probes) if on_probes else pairs[pairs["split"] == "train"]
+    if len(used.responses) == 1 and spec["target"] == "irrelevant":
+        return Rows(_with_irrelevant(train, codec, seed))
     whole = pair_trees(train, codec)
     known = _in_order(reference, train["example_id"]) if used.reference else None
     if len(used.responses) == 1:
@@ -95,6 +99,14 @@ def mismatched_trees(trees: list[Tree]) -> list[Tree]:
         Tree(tree.prompt, [trees[(n + 1) % len(trees)].responses[n % 2]])
         for n, tree in enumerate(trees)
     ]
+
+
+def _with_irrelevant(train: pd.DataFrame, codec: Codec, seed: int) -> list[Tree]:
+    """Two rows per pair: y⁺, and y⁺ of another conversation, each used once while they last."""
+    others = draw_others(np.random.default_rng([seed, 13]), train, train)
+    columns = train["prompt"], train["example_id"], train["chosen"], others
+    trees = [codec.row(p, [y, o], f"pair {e!r}") for p, e, y, o in zip(*columns, strict=True)]
+    return [Tree(tree.prompt, [response]) for tree in trees for response in tree.responses]
 
 
 def rows_of_update(

@@ -106,7 +106,7 @@ class Runs:
             )
         if sides == 1:
             own = self._config["probe"]["own_types"]
-            targets = {"pairs": ["chosen", "rejected", "extend"],
+            targets = {"pairs": ["chosen", "rejected", "extend", "irrelevant"],
                        "probes": [*RESPONSE_TYPES, *own]}  # fmt: skip
             self._sources.known((*at, "target"), spec["target"], dict.fromkeys(targets[rows]))
             return {"rows": rows, "target": spec["target"]}

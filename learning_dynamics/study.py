@@ -90,6 +90,16 @@ class Study:
             )
         return {path.parent.name: str(path.parent) for path in found}
 
+    def published_of(self, algorithm: str) -> list[str]:
+        """The configured published runs of ``algorithm`` (a fork's own ``…_dpo`` is a dpo) that
+        published_runs.yaml knows, and all those that it does not know."""
+        known = read_yaml(Path(__file__).with_name("published_runs.yaml"))
+        return [
+            name
+            for name in self.published_runs()
+            if name not in known or str(known[name]["algorithm"]).endswith(algorithm)
+        ]
+
     def own_functions(self) -> list[str]:
         """The files that hold the user's own response types in use."""
         own = self.config["probe"]["own_types"]
@@ -161,6 +171,19 @@ class Study:
         name, _, epoch = self.runs[run]["init"].partition("@")
         return name, epoch or None
 
+    def chain(self, run: str) -> list[tuple[str, str | None]]:
+        """The runs that lead to ``run``, first to last and itself included, each with the epoch at
+        which the next one picks it up (None: its end)."""
+        links: list[tuple[str, str | None]] = [(run, None)]
+        while (parent := self.parent(links[0][0]))[0] != "base":
+            links.insert(0, parent)
+        return links
+
+    def sft_epochs(self, run: str) -> float:
+        """The epochs of training before ``run``: those of all runs that lead to it."""
+        before = self.chain(run)[:-1]
+        return sum(float(epoch or self.runs[name]["epochs"]) for name, epoch in before)
+
     def checkpoints(self, run: str) -> list[str]:
         """The epochs of ``run`` at which some run starts, besides its end, in order."""
         epochs = {self.parent(r)[1] for r in self.runs if self.parent(r)[0] == run}
@@ -200,7 +223,9 @@ class Study:
     def needs_reference(self, run: str) -> bool:
         """Whether a run reads the reference log-probs of the training pairs. Those of other rows
         are computed in the run."""
-        return self.algorithm(run).reference and self.runs[run]["rows"] == "pairs"
+        spec = self.runs[run]
+        paired = spec["rows"] == "pairs" and spec.get("target") != "irrelevant"
+        return self.algorithm(run).reference and paired
 
     def grid(self) -> list[dict]:
         """The runs of figures.algorithms: ``run, algorithm`` (short name), ``lr, settings, labels``
@@ -296,9 +321,10 @@ class Study:
         for name in self.runs:
             self._check_ancestry(name)
         for figure, spec in self.config["figures"].items():
-            if "dataset" in spec:
-                self._known(("figures", figure, "dataset"), spec["dataset"], self.datasets)
-                self._known(("figures", figure, "model"), spec["model"], self.models)
+            for field, known in (("dataset", self.datasets), ("model", self.models)):
+                several = f"{field}s" in spec
+                for name in spec[f"{field}s"] if several else [spec[field]] * (field in spec):
+                    self._known(("figures", figure, field + "s" * several), name, known)
             for field in ("runs", "trained_on"):
                 runs = spec.get(field, [])
                 for run in runs.values() if isinstance(runs, dict) else runs:
@@ -308,6 +334,21 @@ class Study:
                 self._known(field, spec["kernel"]["model"], self.models)
             if figure in ("entk_proxies", "response_space"):
                 self.updates(figure)
+        self._check_chains()
+
+    def _check_chains(self) -> None:
+        """Where a figure shows what came before a run, something must have."""
+        figures = self.config["figures"]
+        shown = [
+            ("extend", role, run) for role, run in figures.get("extend", {}).get("runs", {}).items()
+        ]
+        shown += [("sft", "then", figures["sft"]["runs"]["then"])] if "sft" in figures else []
+        for figure, role, run in shown:
+            if self.parent(run)[0] == "base":
+                self._fail(
+                    ("figures", figure, "runs", role),
+                    f"{run!r}: starts from base; expected a run that starts from another run",
+                )
 
     def _check_ancestry(self, name: str) -> None:
         seen, current = [name], name

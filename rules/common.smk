@@ -28,10 +28,18 @@ except InputError as error:
     fail(error)
 
 RESULTS = f"results/{STUDY.name}"
+# What may be drawn of them, by figure: the panels of figures/sft and so on, one row per run.
+PUBLISHED_RUNS = {
+    panels: STUDY.published_of("dpo" if panels == "dpo" else "sft")
+    for panels in ("sft", "dpo", "rephrase")
+}
+PUBLISHED_FIGURES = [
+    f"published-{panels}" for panels, runs in PUBLISHED_RUNS.items() if runs
+]
 FIGURE_NAMES = [
     *STUDY.config["figures"],
     "residuals",
-    *(["published"] if PUBLISHED else []),
+    *PUBLISHED_FIGURES,
 ]
 TABLE_NAMES = [
     "changes",

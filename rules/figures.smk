@@ -96,33 +96,6 @@ rule draw_confounds:
         " --tables {input.tables:q} --out {output:q} --log {log:q}"
 
 
-if PUBLISHED:
-
-    rule draw_published:
-        """Imported runs of the reference implementation beside our SFT and DPO."""
-        input:
-            published=expand(f"{RESULTS}/published/{{name}}.parquet", name=PUBLISHED),
-            ours=trajectories("squeeze", ["sft", "dpo"]),
-        output:
-            multiext(f"{RESULTS}/figures/published", ".pdf", ".png"),
-        log:
-            f"{RESULTS}/logs/draw_published.log",
-        localrule: True
-        conda:
-            "../envs/learning-dynamics.yaml"
-        params:
-            script=script("draw_published"),
-            code=code("draw_published"),
-            study=figure_study("squeeze"),
-            root=lambda wildcards: RESULTS,
-            runs=lambda wildcards, input: [
-                f"{name}={path}" for name, path in zip(PUBLISHED, input.published)
-            ],
-        shell:
-            "{params.script} --study {params.study:q} --results {params.root:q}"
-            " --runs {params.runs:q} --out {output:q} --log {log:q}"
-
-
 rule publish_figure:
     """The configured study's figure under the name that people type."""
     input:

@@ -11,7 +11,7 @@ FROM_HUB = [m for m, spec in STUDY.models.items() if spec["source"] == "hub"]
 if PRETRAINED:
 
     rule pretrain_model:
-        """Train a small GPT-NeoX and its tokenizer from scratch."""
+        """Train a small model and its tokenizer from scratch."""
         input:
             corpus=lambda wildcards: (
                 f"{RESULTS}/data/{STUDY.models[wildcards.model]['corpus']}/corpus.parquet"

@@ -68,7 +68,7 @@ def test_every_output_is_there_and_whole(finished):
         assert (finished / f"{name}.pdf").read_bytes()[:5] == b"%PDF-"
         assert (finished / f"{name}.png").stat().st_size > 10_000
     paths = sorted((finished / RUNS).glob("*/seed*/trajectory.parquet"))
-    assert len(paths) == 2 * 19
+    assert len(paths) == 2 * 23
     for path in paths:
         table = pd.read_parquet(path)
         facts = json.loads((path.parent / "run.json").read_text())
@@ -182,7 +182,8 @@ def test_a_changed_beta_reruns_only_dpo_and_what_follows(finished, tmp_path):
     output = snakemake(finished, "-n", config=[STUDY, overlay])
     assert rules_of(output) == {
         "all", "finetune_dpo", "make_changes", "make_effects", "draw_squeeze", "publish_figure",
-        "publish_table", "make_confounds", "draw_confounds",
+        "publish_table", "make_confounds", "draw_confounds", "draw_sft", "draw_dpo", "draw_extend",
+        "draw_dpo_models", "draw_sft_then_dpo", "draw_pipelines",
     }  # fmt: skip
 
 

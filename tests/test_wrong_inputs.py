@@ -32,9 +32,10 @@ TEXTS = STUDY.texts("toyworld")
 FILE = dataset(source="file", pretrain_share=0.3, test_share=0, path="mine")
 HUB = dataset(source="hub", hub="no/data", revision="0" * 40, format="hh", train_rows=2,
               test_rows=0)  # fmt: skip
-MODEL = {"source": "pretrain", "corpus": "toyworld", "vocab_size": 300, "hidden_size": 8,
-         "layers": 1, "heads": 2, "updates": 2, "batch_size": 2, "sequence_length": 16, "lr": 1e-3,
-         "max_length": 256, "max_prompt_length": None}  # fmt: skip
+MODEL = {"source": "pretrain", "corpus": "toyworld", "architecture": "gpt_neox",
+         "vocab_size": 300, "hidden_size": 8, "layers": 1, "heads": 2, "updates": 2,
+         "batch_size": 2, "sequence_length": 16, "lr": 1e-3, "max_length": 256,
+         "max_prompt_length": None}  # fmt: skip
 PROBE = {**STUDY.config["probe"], "train": 2, "test": 2,
          "types": ["chosen", "rejected", "irr_test", "irr_hum"]}  # fmt: skip
 SFT = run_spec("sft", optimizer="sgd", warmup=0)

@@ -1,27 +1,37 @@
-"""Draw figures/published: imported runs of the reference implementation beside ours."""
+"""Draw imported runs of the reference implementation, one row each, and the study's own beside
+them: figures/published-<panels>."""
 
 import argparse
 import json
 
 from learning_dynamics import inputs
 from learning_dynamics.errors import run_script
-from learning_dynamics.figures import published, style
+from learning_dynamics.figures import dpo_models, rephrase, sft_models, style
 from learning_dynamics.files import read_table
+
+PANELS = {"sft": sft_models, "dpo": dpo_models, "rephrase": rephrase}
+TITLES = {"sft": "SFT in the published runs, and ours",
+          "dpo": "DPO in the published runs, and ours",
+          "rephrase": "Rephrases under SFT in the published runs, and ours"}  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--study", type=json.loads, required=True, help="the figure, as JSON")
     parser.add_argument("--results", required=True, help="the study's results folder")
+    parser.add_argument("--panels", choices=PANELS, required=True, help="whose panels are drawn")
     parser.add_argument("--runs", nargs="+", required=True, help="name=trajectory.parquet")
     parser.add_argument("--out", required=True, nargs="+", help="outputs: .pdf, .png")
     args = parser.parse_args()
-    imported = dict(run.split("=", 1) for run in args.runs)
-    needs = ["step", "epoch", "split", "example_id", "response_type", "logp", "logp_argmax"]
-    tables = {name: read_table(path, needs) for name, path in imported.items()}
-    ours = {name: args.study["runs"][name] for name in ("sft", "dpo")}
-    trajectories = inputs.trajectories(args.results, {**args.study, "runs": ours})
-    style.save(published.draw(args.study, tables, trajectories), args.out)
+    rows = {}
+    for name, path in (run.split("=", 1) for run in args.runs):
+        table = read_table(path, ["evaluation", *inputs.CURVE_NEEDS])
+        rows[name] = [{0: inputs.curve_columns(table)}]
+    (ours,) = inputs.chains(args.results, args.study).values()
+    for role, chain in ours.items():
+        rows[f"ours: {args.study['study']}, {role}"] = chain
+    figure = PANELS[args.panels].draw(args.study, rows, TITLES[args.panels])
+    style.save(figure, args.out)
 
 
 if __name__ == "__main__":

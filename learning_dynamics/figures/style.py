@@ -33,6 +33,32 @@ TYPES = {
     "random_nonhum": (RANDOM, 0.6, "other shuffled"),
 }
 
+# The paper's symbols (its sections 3.3 and 4.1), and lines that stay apart without colour.
+SYMBOLS = {
+    "chosen": "$y_u^+$",
+    "chosen_initial": r"$y_{\pi_0}$",
+    "chosen_selfr": "$y_{selfr}^+$",
+    "chosen_gptsemantic": "$y_{gpts}^+$",
+    "chosen_gptformat": "$y_{gptf}^+$",
+    "rejected": "$y_u^-$",
+    "reject_gptsemantic": "$y_{gpts}^-$",
+    "reject_gptformat": "$y_{gptf}^-$",
+    "irr_train": r"$y_{j\neq u}^+$",
+    "irr_test": "$y_{test}^+$",
+    "irr_hum": "$y_{hum}$",
+    "random_permute": "$y_{urnd}^+$",
+    "random_nonhum": "$y_{rnd}$",
+}
+DASHES = {
+    "chosen_initial": (0, (1, 1)),
+    "chosen_selfr": (0, (4, 1, 1, 1)),
+    "chosen_gptformat": (0, (4, 1.5)),
+    "reject_gptformat": (0, (4, 1.5)),
+    "irr_test": (0, (4, 1.5)),
+    "irr_hum": (0, (1, 1)),
+    "random_nonhum": (0, (4, 1.5)),
+}
+
 
 def apply() -> None:
     """Set seaborn's theme and the sizes of text and lines."""

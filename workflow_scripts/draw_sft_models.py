@@ -1,0 +1,17 @@
+"""Draw figures/sft_models from its trajectories."""
+
+from learning_dynamics import inputs
+from learning_dynamics.errors import run_script
+from learning_dynamics.figures import sft_models, style
+from learning_dynamics.figures.command import arguments
+
+
+def main() -> None:
+    args = arguments(__doc__)
+    cells = inputs.chains(args.results, args.study)
+    rows = {model: runs["sft"] for (_, model), runs in cells.items()}
+    style.save(sft_models.draw(args.study, rows), args.out)
+
+
+if __name__ == "__main__":
+    run_script(main)
