@@ -5,6 +5,7 @@ Nothing here imports torch: Snakemake calls it while it plans. Config files alon
 """
 
 import copy
+import itertools
 import sys
 from pathlib import Path
 
@@ -160,20 +161,35 @@ class Study:
         return name, epoch or None
 
     def checkpoints(self, run: str) -> list[str]:
-        """The epochs of ``run`` at which some run starts, besides its end, in order."""
-        epochs = {self.parent(r)[1] for r in self.runs if self.parent(r)[0] == run}
-        return sorted(epochs - {None}, key=float)
+        """The epochs of ``run`` at which some run starts or answers are written, besides its end,
+        in order."""
+        asked = [self.states(figure).values() for figure in ("winrate", "hallucination")]
+        saved = [*map(self.parent, self.runs), *itertools.chain(*asked)]
+        return sorted({epoch for name, epoch in saved if name == run and epoch}, key=float)
+
+    def states(self, figure: str) -> dict[tuple[str, float], tuple[str, str | None]]:
+        """The saved models whose answers figures.winrate or figures.hallucination reads.
+
+        By run and epoch: the run whose model it is (or ``base``) and its epoch, None for its end.
+        Epoch 0 is the model that a run starts from; epochs behind a run's end are left out.
+        """
+        spec = self.config["figures"].get(figure, {})
+        if figure == "winrate":
+            runs = itertools.chain(*spec.get("comparisons", {}).values())
+        else:
+            runs = spec.get("runs", {}).values()
+        found = {}
+        for run, epoch in itertools.product(dict.fromkeys(runs), spec.get("epochs", [])):
+            end = self.runs[run]["epochs"]
+            if epoch == 0:
+                found[run, epoch] = self.parent(run)
+            elif epoch <= end:
+                found[run, epoch] = run, None if epoch == end else f"{epoch:g}"
+        return found
 
     def runs_of(self, algorithm: str) -> list[str]:
         """The runs that use ``algorithm``."""
         return [name for name, run in self.runs.items() if run["algorithm"] == algorithm]
-
-    def runs_by_kept_epochs(self, algorithm: str) -> dict[tuple[str, ...], list[str]]:
-        """The runs of ``algorithm``, grouped by the epochs at which other runs start from them."""
-        groups: dict[tuple[str, ...], list[str]] = {}
-        for name in self.runs_of(algorithm):
-            groups.setdefault(tuple(self.checkpoints(name)), []).append(name)
-        return groups
 
     @property
     def algorithms(self) -> dict[str, str]:
@@ -218,18 +234,42 @@ class Study:
             self._fail(("judge", "provider"), f"'function': expected {wanted}")
         if provider != "function" and function is not None:
             self._fail(("judge", "function"), f"{function!r}: expected provider: function with it")
+        model = self.config["judge"]["model"]
+        if provider == "openai" and not model:
+            self._fail(("judge", "model"), "none given; expected the endpoint's name of a model")
+        if provider == "transformers":
+            self._known(("judge", "model"), model, self.models)
+        published = self.config["judge"]["protocol"] == "as_published"
+        for name, values in (("temperature", (0.0, 0.7)), ("attempts", (2, 1))):
+            if self.config["judge"][name] is None:
+                self.config["judge"][name] = values[published]
+
+    def can_judge(self, dataset: str) -> bool:
+        """Whether the study has a judge of a data set's answers: the toy world judges its own."""
+        own = self.datasets[dataset]["source"] == "toyworld"
+        return own or self.config["judge"]["provider"] != "toyworld"
+
+    def no_judge(self) -> str:
+        """Why figures.winrate cannot be had; nothing where it can, or is not asked for."""
+        spec = self.config["figures"].get("winrate")
+        if spec is None or self.can_judge(spec["dataset"]):
+            return ""
+        return (
+            "figures/winrate: judge.provider 'toyworld' cannot judge data set "
+            f"{spec['dataset']!r}; expected openai, transformers or function"
+        )
 
     def _check_judged(self) -> None:
-        """The toy world judges its own answers alone."""
+        """A run asks the toy world, of its own answers alone, or a function."""
         judged = [r for r in self.config["active"]["runs"] if self.runs[r]["rows"] == "on-policy"]
-        if self.config["judge"]["provider"] != "toyworld" or not judged:
-            return
-        for name in self.config["active"]["datasets"]:
-            if self.datasets[name]["source"] != "toyworld":
+        provider = self.config["judge"]["provider"]
+        for name in self.config["active"]["datasets"] if judged else []:
+            if provider in ("openai", "transformers") or not self.can_judge(name):
+                wanted = "function" + ", or toyworld" * (provider != "toyworld")
                 self._fail(
                     ("judge", "provider"),
-                    f"'toyworld': cannot judge run {judged[0]!r} on data set {name!r}; expected "
-                    "function",
+                    f"{provider!r}: cannot judge run {judged[0]!r} on data set {name!r}; expected "
+                    f"{wanted}",
                 )
 
     def _check_references(self) -> None:
@@ -254,6 +294,9 @@ class Study:
         for figure, spec in self.config["figures"].items():
             self._known(("figures", figure, "dataset"), spec["dataset"], self.datasets)
             self._known(("figures", figure, "model"), spec["model"], self.models)
+            for name, runs in spec.get("comparisons", {}).items():
+                for run in runs:
+                    self._known(("figures", figure, "comparisons", name), run, self.runs)
             for field in ("runs", "trained_on"):
                 runs = spec.get(field, [])
                 for run in runs.values() if isinstance(runs, dict) else runs:

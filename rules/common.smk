@@ -26,8 +26,10 @@ except InputError as error:
     fail(error)
 
 RESULTS = f"results/{STUDY.name}"
+# Why figures/winrate cannot be built, where it is asked for; else nothing.
+NO_JUDGE = STUDY.no_judge()
 FIGURE_NAMES = [
-    *STUDY.config["figures"],
+    *[name for name in STUDY.config["figures"] if name != "winrate" or not NO_JUDGE],
     "residuals",
     *(["published"] if PUBLISHED else []),
 ]
@@ -45,6 +47,7 @@ TABLE_NAMES = [
     *(["algorithms", "verdicts"] if "algorithms" in FIGURE_NAMES else []),
     *(["forget", "forgetting"] if "forget" in FIGURE_NAMES else []),
     *(["published"] if PUBLISHED else []),
+    *[name for name in ("winrate", "hallucination") if name in FIGURE_NAMES],
 ]
 CARD = STUDY.config["figures"]["probe"]
 COMPUTE = json.dumps(
@@ -55,6 +58,10 @@ GPUS = 1 if STUDY.config["compute"]["device"] == "cuda" else 0
 # A base model: models/<model>/seed<k> where it is trained here, models/<model> from the hub.
 HOME = f"{RESULTS}/models/{{home}}"
 RUN = f"{RESULTS}/runs/{{dataset}}/{{model}}/{{run}}/seed{{seed}}"
+
+
+if NO_JUDGE and workflow.is_main_process:
+    print(f"note: {NO_JUDGE}; left out", file=sys.stderr)
 
 
 def either(names):
@@ -109,12 +116,17 @@ def run_folder(dataset, model, run, seed):
 
 
 def saved_model(folder, epoch):
-    """The model that a run leaves at an epoch, or at its end (epoch None)."""
-    return f"{folder}/checkpoints/epoch{epoch}" if epoch else f"{folder}/model"
+    """The output of a run that holds its model at an epoch, or at its end (epoch None)."""
+    return f"{folder}/checkpoints" if epoch else f"{folder}/model"
+
+
+def model_within(output, epoch):
+    """The model's folder in that output."""
+    return f"{output}/epoch{epoch}" if epoch else output
 
 
 def init_model(wildcards):
-    """The model folder that a run starts from."""
+    """The output that holds the model that a run starts from."""
     parent, epoch = STUDY.parent(wildcards.run)
     if parent == "base":
         return f"{home(wildcards.model, wildcards.seed)}/model"
@@ -123,8 +135,8 @@ def init_model(wildcards):
     )
 
 
-def scored_model(wildcards):
-    """The model whose reference log-probs a file like reference[-epoch<e>].parquet holds."""
+def model_at(wildcards):
+    """The output that holds the model of a file like reference[-epoch<e>].parquet."""
     folder = run_folder(
         wildcards.dataset, wildcards.model, wildcards.run, wildcards.seed
     )
@@ -199,7 +211,10 @@ def writing(wildcards):
             "sample_tokens": probe["sample_tokens"],
             "temperature": probe["temperature"],
             "next_turn": spec["next_turn"],
-            "judge": {**STUDY.config["judge"], "world_seed": spec.get("world_seed")},
+            "judge": {
+                **{key: STUDY.config["judge"][key] for key in ("provider", "function")},
+                "world_seed": spec.get("world_seed"),
+            },
         }
     )
 

@@ -8,7 +8,7 @@ Requires pairs, probe sets and base models. Makes runs/<dataset>/<model>/<run>/s
 rule score_reference:
     """Log-probs of the training pairs under a model that preference runs start from."""
     input:
-        model=scored_model,
+        model=model_at,
         pairs=f"{RESULTS}/data/{{dataset}}/pairs.parquet",
     output:
         f"{RUN}/reference{{at}}.parquet",
@@ -25,11 +25,14 @@ rule score_reference:
     params:
         script=script("score_reference"),
         code=code("score_reference"),
+        model=lambda wildcards, input: model_within(
+            input.model, wildcards.at.removeprefix("-epoch")
+        ),
         model_spec=lambda wildcards: json.dumps(STUDY.models[wildcards.model]),
         compute=COMPUTE,
         texts=texts_of,
     shell:
-        "{params.script} --model {input.model:q} --model-spec {params.model_spec:q}"
+        "{params.script} --model {params.model:q} --model-spec {params.model_spec:q}"
         " --compute {params.compute:q} --texts {params.texts:q}"
         " --pairs {input.pairs:q} --out {output:q} --log {log:q}"
 
@@ -48,6 +51,7 @@ use rule score_reference as score_reference_of_base with:
     params:
         script=script("score_reference"),
         code=code("score_reference"),
+        model=lambda wildcards, input: input.model,
         model_spec=lambda wildcards: json.dumps(
             STUDY.models[STUDY.model_of_home(wildcards.home)[0]]
         ),
@@ -56,59 +60,62 @@ use rule score_reference as score_reference_of_base with:
 
 
 for algorithm, short in STUDY.algorithms.items():
-    # Runs whose model other runs pick up before its end are a separate instance: their kept
-    # models are outputs, and a rule's outputs are fixed.
-    for keeps, names in STUDY.runs_by_kept_epochs(algorithm).items():
 
-        rule:
-            name:
-                f"finetune_{short}" + "".join(f"_{epoch}" for epoch in keeps)
-            input:
-                init=init_model,
-                reference=reference_of,
-                loss=loss_file,
-                judge=judge_file,
-                pairs=f"{RESULTS}/data/{{dataset}}/pairs.parquet",
-                probes=lambda wildcards: probe_tables(
-                    wildcards.dataset, wildcards.model, wildcards.seed
-                ),
-            output:
-                trajectory=f"{RUN}/trajectory.parquet",
-                training=f"{RUN}/training.parquet",
-                facts=f"{RUN}/run.json",
-                model=directory(f"{RUN}/model"),
-                kept=[directory(f"{RUN}/checkpoints/epoch{epoch}") for epoch in keeps],
-            log:
-                f"{RESULTS}/logs/finetune/{{dataset}}/{{model}}/{{run}}/seed{{seed}}.log",
-            benchmark:
-                f"{RESULTS}/benchmarks/finetune/{{dataset}}/{{model}}/{{run}}/seed{{seed}}.tsv"
-            wildcard_constraints:
-                run="|".join(names),
-            conda:
-                "../envs/learning-dynamics.yaml"
-            threads: STUDY.config["compute"]["threads"] * PROCESSES
-            resources:
-                gpu=GPUS * PROCESSES,
-                mem_mb=memory_mb,
-                runtime=minutes,
-            params:
-                script=script("finetune", PROCESSES),
-                code=code("finetune"),
-                loss=loss_digest,
-                spec=lambda wildcards: json.dumps(STUDY.runs[wildcards.run]),
-                model_spec=lambda wildcards: json.dumps(STUDY.models[wildcards.model]),
-                compute=COMPUTE,
-                texts=texts_of,
-                writing=writing,
-                reference=lambda wildcards, input: (
-                    ["--reference", input.reference] if input.reference else []
-                ),
-                keep=["--keep-epochs", *keeps] if keeps else [],
-                folder=subpath(output.trajectory, parent=True),
-            shell:
-                "{params.script} --spec {params.spec:q} --model-spec {params.model_spec:q}"
-                " --compute {params.compute:q} --texts {params.texts:q}"
-                " --seed {wildcards.seed} --init {input.init:q}"
-                " --pairs {input.pairs:q} --probes {input.probes:q} {params.reference:q}"
-                " --writing {params.writing:q}"
-                " {params.keep:q} --out {params.folder:q} --log {log:q}"
+    rule:
+        name:
+            f"finetune_{short}"
+        input:
+            init=init_model,
+            reference=reference_of,
+            loss=loss_file,
+            judge=judge_file,
+            pairs=f"{RESULTS}/data/{{dataset}}/pairs.parquet",
+            probes=lambda wildcards: probe_tables(
+                wildcards.dataset, wildcards.model, wildcards.seed
+            ),
+        output:
+            trajectory=f"{RUN}/trajectory.parquet",
+            training=f"{RUN}/training.parquet",
+            facts=f"{RUN}/run.json",
+            model=directory(f"{RUN}/model"),
+            # Its models at epochs where others start, or where answers are written.
+            kept=directory(f"{RUN}/checkpoints"),
+        log:
+            f"{RESULTS}/logs/finetune/{{dataset}}/{{model}}/{{run}}/seed{{seed}}.log",
+        benchmark:
+            f"{RESULTS}/benchmarks/finetune/{{dataset}}/{{model}}/{{run}}/seed{{seed}}.tsv"
+        wildcard_constraints:
+            run=either(STUDY.runs_of(algorithm)),
+        conda:
+            "../envs/learning-dynamics.yaml"
+        threads: STUDY.config["compute"]["threads"] * PROCESSES
+        resources:
+            gpu=GPUS * PROCESSES,
+            mem_mb=memory_mb,
+            runtime=minutes,
+        params:
+            script=script("finetune", PROCESSES),
+            code=code("finetune"),
+            loss=loss_digest,
+            spec=lambda wildcards: json.dumps(STUDY.runs[wildcards.run]),
+            model_spec=lambda wildcards: json.dumps(STUDY.models[wildcards.model]),
+            compute=COMPUTE,
+            texts=texts_of,
+            writing=writing,
+            reference=lambda wildcards, input: (
+                ["--reference", input.reference] if input.reference else []
+            ),
+            init=lambda wildcards, input: model_within(
+                input.init, STUDY.parent(wildcards.run)[1]
+            ),
+            keep=lambda wildcards: [
+                f"--keep-epochs={epoch}" for epoch in STUDY.checkpoints(wildcards.run)
+            ],
+            folder=subpath(output.trajectory, parent=True),
+        shell:
+            "{params.script} --spec {params.spec:q} --model-spec {params.model_spec:q}"
+            " --compute {params.compute:q} --texts {params.texts:q}"
+            " --seed {wildcards.seed} --init {params.init:q}"
+            " --pairs {input.pairs:q} --probes {input.probes:q} {params.reference:q}"
+            " --writing {params.writing:q}"
+            " {params.keep:q} --out {params.folder:q} --log {log:q}"
