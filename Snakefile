@@ -19,6 +19,7 @@ include: "rules/algorithms.smk"
 include: "rules/digits.smk"
 include: "rules/proxies.smk"
 include: "rules/curves.smk"
+include: "rules/winrate.smk"
 
 
 rule all:

@@ -20,6 +20,7 @@ from learning_dynamics.errors import InputError
 from learning_dynamics.files import write_json
 
 REQUEST_COLUMNS = ["split", "example_id", "response_type", "source", "words", "request"]
+Check = Callable[[str, str, int, dict], str]  # text, source, words, spec → "ok", or what is wrong
 COUNTS = ["attempts", "prompt_tokens", "completion_tokens"]
 COLUMNS = ["split", "example_id", "response_type", "response", "made_by", "status", *COUNTS]
 SCHEMA = pa.schema([(name, pa.int64() if name in COUNTS else pa.string()) for name in COLUMNS])
@@ -59,16 +60,16 @@ class Asked:
     answers: list[Answer] = field(default_factory=list)
     failure: Failure | None = None  # of the last try
 
-    def status(self, spec: dict) -> str:
-        """What :func:`check` says of the last answer; ``empty`` when there is none."""
+    def status(self, spec: dict, check: Check) -> str:
+        """What ``check`` says of the last answer; ``empty`` when there is none."""
         if not self.answers:
             return "empty"
         return check(self.answers[-1].text, self.source, self.words, spec)
 
-    def settled(self, spec: dict) -> bool:
+    def settled(self, spec: dict, check: Check) -> bool:
         """Whether nothing is left to ask: a response without words has no rewording."""
         enough = len(self.answers) >= spec["attempts"]
-        return enough or not self.words or self.status(spec) == "ok"
+        return enough or not self.words or self.status(spec, check) == "ok"
 
 
 class Provider(Protocol):
@@ -76,10 +77,12 @@ class Provider(Protocol):
 
     Attributes:
         name: what the column ``made_by`` says.
+        section: the section of the configuration that asks it.
         identity: all that its answers depend on besides the request; None: they are not cached.
     """
 
     name: str
+    section: str
     identity: dict[str, Any] | None
 
     def ask(self, rows: list[Asked], keep: Callable[[Asked, Answer | Failure], None]) -> None:
@@ -117,17 +120,20 @@ class Cache:
         return self._folder / f"{digest}.json"
 
 
-def answer(requests: pd.DataFrame, spec: dict, provider: Provider | None) -> pd.DataFrame:
+def answer(
+    requests: pd.DataFrame, spec: dict, provider: Provider | None, check: Check | None = None
+) -> pd.DataFrame:
     """The answers to ``requests``, in their order, with :data:`COLUMNS`.
 
-    An answer that :func:`check` rejects is asked for again, until there are ``spec["attempts"]``;
+    An answer that ``check`` rejects is asked for again, until there are ``spec["attempts"]``;
     the last one stays, with its status, for callers to drop. Tokens are those of all answers to a
     request, the cached ones included.
 
     Args:
         requests: ``split, example_id, response_type, source, words, request``.
-        spec: section ``rephrase`` of the configuration.
+        spec: section ``rephrase`` or ``judge`` of the configuration.
         provider: None (``provider: none``) gives no rows.
+        check: what an answer is; default :func:`check_rewording`.
 
     Raises:
         InputError: when the provider cannot work; and, after all others were asked for, when
@@ -135,7 +141,9 @@ def answer(requests: pd.DataFrame, spec: dict, provider: Provider | None) -> pd.
     """
     if provider is None:
         return pd.DataFrame(columns=COLUMNS)
-    _check_patterns(spec["refusals"])
+    if check is None:
+        check = check_rewording
+        _check_patterns(spec["refusals"])
     draws = requests.groupby("request").cumcount()
     asked = requests[REQUEST_COLUMNS].itertuples(index=False, name=None)
     rows = [Asked(*row, draw=draw) for row, draw in zip(asked, draws, strict=True)]
@@ -153,21 +161,22 @@ def answer(requests: pd.DataFrame, spec: dict, provider: Provider | None) -> pd.
 
     for _ in range(spec["attempts"]):
         for row in rows:
-            while cache and not row.settled(spec) and (known := cache.get(row)):
+            while cache and not row.settled(spec, check) and (known := cache.get(row)):
                 row.answers.append(known)
-        pending = [row for row in rows if not row.settled(spec)]
+        pending = [row for row in rows if not row.settled(spec, check)]
         pending = [row for row in pending if not row.failure or row.failure.again]
         if pending:
             progress.start(len(pending), len(rows))
             provider.ask(pending, keep)
-    lost = [row for row in rows if not row.settled(spec)]
+    lost = [row for row in rows if not row.settled(spec, check)]
     if lost:
         reason = [row.failure.reason for row in lost if row.failure][-1]
         raise InputError(
-            f"rephrase: {len(lost)} of {len(rows)} requests stay unanswered (last reason: {reason})"
-            "; expected an answer to each; run again to ask for those alone"
+            f"{provider.section}: {len(lost)} of {len(rows)} requests stay unanswered (last "
+            f"reason: {reason}); expected an answer to each; run again to ask for those alone"
         )
-    table = pd.DataFrame([_result(row, spec, provider.name) for row in rows], columns=COLUMNS)
+    results = [_result(row, row.status(spec, check), provider.name) for row in rows]
+    table = pd.DataFrame(results, columns=COLUMNS)
     invalid = table.loc[table["status"] != "ok", ["response_type", "status"]].value_counts()
     for (kind, status), count in invalid.items():
         LOG.warning("%s: %d of the answers are to be dropped: %s", kind, count, status)
@@ -185,7 +194,7 @@ def clean(text: str) -> str:
     return text
 
 
-def check(text: str, source: str, words: int, spec: dict) -> str:
+def check_rewording(text: str, source: str, words: int, spec: dict) -> str:
     """What an answer is: ``ok``, ``empty``, a ``refusal``, ``unchanged``, ``too short`` or ``too
     long``.
 
@@ -226,11 +235,11 @@ def _check_patterns(patterns: list[str]) -> None:
             ) from None
 
 
-def _result(row: Asked, spec: dict, name: str) -> tuple:
+def _result(row: Asked, status: str, name: str) -> tuple:
     text = clean(row.answers[-1].text) if row.answers else ""
     tokens = [sum(getattr(one, count) for one in row.answers) for count in COUNTS[1:]]
     place = row.split, row.example_id, row.response_type
-    return *place, text, name, row.status(spec), len(row.answers), *tokens
+    return *place, text, name, status, len(row.answers), *tokens
 
 
 class _Progress:

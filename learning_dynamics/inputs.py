@@ -19,6 +19,7 @@ TRAJECTORY_NEEDS = ["step", "split", "example_id", "response_type", "logp", "log
                     "logp_end"]  # fmt: skip
 CURVE_NEEDS = ["step", "examples", "epoch", "split", "example_id", "response_type", "n_tokens",
                "logp", "logp_argmax", "logp_top_other", "greedy_match", "energy"]  # fmt: skip
+ANSWER_COLUMNS = ["split", "example_id", "prompt", "response", "ended"]
 ONE_STEP_NEEDS = ["kind", "batch", "p_label", "dlogp_top_other", "dlogp_rest", "dp_label",
                   "dp_top_other", "dp_rest"]  # fmt: skip
 
@@ -107,6 +108,15 @@ def one_steps(results: str, study: dict) -> dict[int, pd.DataFrame]:
         )
         for seed in study["seeds"]
     }
+
+
+def answers(study: dict) -> dict[tuple[str, float, int], pd.DataFrame]:
+    """What models wrote, by run, epoch and seed; ``study["answers"]`` lists the files."""
+    known: dict[str, pd.DataFrame] = {}  # one model may be the start of several runs
+    for entry in study["answers"]:
+        path = entry["path"]
+        known[path] = known[path] if path in known else read_table(path, ANSWER_COLUMNS)
+    return {(e["run"], e["epoch"], e["seed"]): known[e["path"]] for e in study["answers"]}
 
 
 def add_probe_set(parser: argparse.ArgumentParser) -> None:

@@ -1,5 +1,5 @@
-"""Who writes the response types that ask for a strong model: an OpenAI-compatible endpoint, a local
-instruction model, or the toy world, which knows the answers."""
+"""Who answers requests (rewordings, verdicts): an OpenAI-compatible endpoint, a local instruction
+model, or the toy world, which knows the rewordings."""
 
 import hashlib
 import json
@@ -27,25 +27,26 @@ class OpenAI:
     409, 429 and 5xx. Neither the key nor what a server says of an error is ever shown.
 
     Args:
-        spec: section ``rephrase``.
+        spec: section ``rephrase`` or ``judge``.
+        section: which of them, for what is said of it.
 
     Raises:
         InputError: without a usable model, address or key; from :meth:`ask` when the endpoint
             refuses the key or does not know the model.
     """
 
-    def __init__(self, spec: dict) -> None:
+    def __init__(self, spec: dict, section: str = "rephrase") -> None:
         import openai
 
-        self._openai, self._spec, self.name = openai, spec, spec["model"]
+        self._openai, self._spec, self.name, self.section = openai, spec, spec["model"], section
         if not self.name:
-            raise InputError("rephrase.model: missing; expected a model of the endpoint")
+            raise InputError(f"{section}.model: missing; expected a model of the endpoint")
         variable = spec["key_variable"]
         key = os.environ.get(variable, "").strip()
         if not key or not (key.isascii() and key.isprintable()):
             raise InputError(
-                f"rephrase.key_variable: {variable} holds no key; expected an environment variable "
-                "with the endpoint's key in ASCII (any text where the endpoint wants none)"
+                f"{section}.key_variable: {variable} holds no key; expected an environment "
+                "variable with the endpoint's key in ASCII (any text where the endpoint wants none)"
             )
         self._client = openai.OpenAI(
             api_key=key,
@@ -56,7 +57,7 @@ class OpenAI:
         address = self._client.base_url  # may come from the environment
         if address.scheme not in ("http", "https") or not address.host:
             raise InputError(
-                f"rephrase.base_url: {spec['base_url']!r}; expected http:// or https:// and a host"
+                f"{section}.base_url: {spec['base_url']!r}; expected http:// or https:// and a host"
             )
         self.identity = {
             "provider": "openai",
@@ -97,13 +98,14 @@ class OpenAI:
             )
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
             raise InputError(
-                f"rephrase.key_variable: the endpoint refuses the key in {spec['key_variable']} "
-                f"({error.status_code}); expected a key that may use model {spec['model']!r}"
+                f"{self.section}.key_variable: the endpoint refuses the key in "
+                f"{spec['key_variable']} ({error.status_code}); expected a key that "
+                f"may use model {spec['model']!r}"
             ) from None
         except openai.NotFoundError:
             raise InputError(
-                f"rephrase.model: {spec['model']!r} is not found (404); expected a model of the "
-                "endpoint, and its address in rephrase.base_url (often ending in /v1)"
+                f"{self.section}.model: {spec['model']!r} is not found (404); expected a model of "
+                f"the endpoint, and its address in {self.section}.base_url (often ending in /v1)"
             ) from None
         except openai.APIError as error:
             code = getattr(error, "status_code", None)
@@ -137,21 +139,24 @@ class Transformers:
     Args:
         model: in evaluation mode, on its device.
         tokenizer: its tokenizer.
-        spec: section ``rephrase``; ``concurrency`` requests make a batch.
+        spec: section ``rephrase`` or ``judge``; ``concurrency`` requests make a batch.
         max_length: most tokens of a request and its answer together.
         folder: where the model was loaded from; the cache tells models apart by its files' content.
         seed: fixes the samples, together with the requests of a batch and their attempts.
+        section: which section it is.
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, spec: dict, max_length: int, folder: str | Path, seed: int
-    ) -> None:
+        self, model: Any, tokenizer: Any, spec: dict, max_length: int, folder: str | Path,
+        seed: int, section: str = "rephrase",
+    ) -> None:  # fmt: skip
         from learning_dynamics.resume import fingerprint
         from learning_dynamics.tokens import Codec
 
         chat = bool(tokenizer.chat_template)
         self._codec = Codec(tokenizer, max_length, None, special_tokens=chat)
-        self._model, self._spec, self._seed, self.name = model, spec, seed, str(folder)
+        self._model, self._spec, self._seed = model, spec, seed
+        self.name, self.section = str(folder), section
         self.identity = {
             "provider": "transformers",
             "model": fingerprint({"max_length": max_length, "seed": seed}, [folder]),
@@ -212,7 +217,7 @@ class Toyworld:
         dataset: the toy world's data set, of which ``world_seed`` counts.
     """
 
-    name, identity = "toyworld", None
+    name, section, identity = "toyworld", "rephrase", None
 
     def __init__(self, dataset: dict) -> None:
         self._world = World(dataset["world_seed"])

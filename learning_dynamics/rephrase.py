@@ -62,7 +62,10 @@ def requests(
     Raises:
         InputError: for an unknown template or side, or a template that cannot be filled.
     """
-    parsed = {name: _parse(name, text) for name, text in templates.items()}
+    parsed = {
+        name: parse(f"rephrase.templates.{name}", text, PLACEHOLDERS)
+        for name, text in templates.items()
+    }
     for kind, (name, side) in kinds.items():
         if name not in templates:
             raise InputError(
@@ -75,9 +78,8 @@ def requests(
         for kind, (name, side) in kinds.items():
             response = getattr(row, side).strip()
             words = len(response.split())
-            fields = {"": "", "prompt": row.prompt.strip(), "response": response, "words": words}
-            # Pieces are joined and never parsed again: braces in the texts are text.
-            request = "".join(f"{text}{fields[place]}" for text, place in parsed[name])
+            fields = {"prompt": row.prompt.strip(), "response": response, "words": words}
+            request = filled(parsed[name], fields)
             shown = any(place == "response" for _, place in parsed[name])
             rows.append(
                 (row.split, row.example_id, kind, response if shown else "", words, request)
@@ -85,15 +87,24 @@ def requests(
     return pd.DataFrame(rows, columns=REQUEST_COLUMNS)
 
 
-def _parse(name: str, template: str) -> list[tuple[str, str]]:
-    """A template as pieces of text, each with the placeholder that follows it, or with nothing."""
-    place = f"rephrase.templates.{name}"
-    expected = "expected {prompt}, {response}, {words}, and {{ or }} for a brace"
+def parse(place: str, template: str, known: list[str]) -> list[tuple[str, str]]:
+    """A template as pieces of text, each with the placeholder that follows it, or with nothing.
+
+    Raises:
+        InputError: naming ``place``, when it holds anything but the placeholders ``known``.
+    """
+    places = ", ".join(f"{{{name}}}" for name in known)
+    expected = f"expected {places}, and {{{{ or }}}} for a brace"
     try:
         pieces = list(string.Formatter().parse(template))
     except ValueError as error:
         raise InputError(f"{place}: {error}; {expected}") from None
     for _, field, form, conversion in pieces:
-        if field is not None and (field not in PLACEHOLDERS or form or conversion):
+        if field is not None and (field not in known or form or conversion):
             raise InputError(f"{place}: {{{field}}} is unknown or has a format; {expected}")
     return [(text, field or "") for text, field, _, _ in pieces]
+
+
+def filled(pieces: list[tuple[str, str]], fields: dict[str, object]) -> str:
+    """The text of a parsed template. Braces in the fields are text: nothing is parsed again."""
+    return "".join(f"{text}{fields[place] if place else ''}" for text, place in pieces)

@@ -1,10 +1,11 @@
-"""Response types that a base model writes: its own answer (chosen_initial) and its own rewording of
-y⁺ (chosen_selfr)."""
+"""What models write: the probe set's sampled response types (a base model's own answer,
+chosen_initial, and its own rewording of y⁺, chosen_selfr), and answers at checkpoints."""
 
 import numpy as np
 import pandas as pd
 import torch
 
+from learning_dynamics.errors import InputError
 from learning_dynamics.pairs import house_start, with_start
 from learning_dynamics.probe import PROBE_COLUMNS, SAMPLED_TYPES
 from learning_dynamics.tokens import Codec
@@ -64,6 +65,49 @@ def generate(
             before, turned, _ = text.partition(turn) if turn else (text, "", "")
             texts[index] = before, bool(end or turned)
     return texts
+
+
+def sample_answers(
+    pairs: pd.DataFrame,
+    model: torch.nn.Module,
+    codec: Codec,
+    spec: dict,
+    turn: str,
+    batch_tokens: int,
+    seed: int,
+) -> pd.DataFrame:
+    """A model's answers to held-out and training prompts: ``split, example_id, prompt, response,
+    ended`` (whether the model ended it itself).
+
+    Which prompts is the same for every model and seed of a data set.
+
+    Args:
+        pairs: the pairs table.
+        spec: section ``answers`` of the configuration.
+        turn: what opens the data set's next turn, where answers are cut.
+
+    Raises:
+        InputError: when there are fewer prompts than ``spec`` asks for.
+    """
+    parts = []
+    for stream, split in enumerate(("test", "train")):
+        rows = pairs[pairs["split"] == split]
+        wanted = len(rows) if spec[split] is None else spec[split]
+        if wanted > len(rows):
+            raise InputError(
+                f"answers.{split} = {wanted}: the data set has {len(rows)} {split} pairs; expected "
+                "at most that"
+            )
+        drawn = np.random.default_rng([50, stream]).choice(len(rows), wanted, replace=False)
+        parts.append(rows.iloc[np.sort(drawn)])
+    asked = pd.concat(parts, ignore_index=True)
+    draws = int(np.random.default_rng([seed, 51]).integers(2**31))
+    written = generate(
+        model, codec, list(asked["prompt"]), spec["max_tokens"], spec["temperature"], draws,
+        turn if spec["cut"] else "", batch_tokens,
+    )  # fmt: skip
+    texts, ended = zip(*written, strict=True) if written else ((), ())
+    return asked[["split", "example_id", "prompt"]].assign(response=texts, ended=ended)
 
 
 def sample_probes(

@@ -5,6 +5,7 @@ Nothing here imports torch: Snakemake calls it while it plans. Config files alon
 """
 
 import copy
+import itertools
 import sys
 from pathlib import Path
 
@@ -185,29 +186,43 @@ class Study:
         return sum(float(epoch or self.runs[name]["epochs"]) for name, epoch in before)
 
     def checkpoints(self, run: str) -> list[str]:
-        """The epochs of ``run`` at which some run starts, besides its end, in order."""
-        epochs = {self.parent(r)[1] for r in self.runs if self.parent(r)[0] == run}
-        return sorted(epochs - {None}, key=float)
+        """The epochs of ``run`` at which some run starts or answers are written, besides its end,
+        in order."""
+        asked = [self.states(figure).values() for figure in ("winrate", "hallucination")]
+        saved = [*map(self.parent, self.runs), *itertools.chain(*asked)]
+        return sorted({epoch for name, epoch in saved if name == run and epoch}, key=float)
+
+    def states(self, figure: str) -> dict[tuple[str, float], tuple[str, str | None]]:
+        """The saved models whose answers figures.winrate or figures.hallucination reads.
+
+        By run and epoch: the run whose model it is (or ``base``) and its epoch, None for its end.
+        Epoch 0 is the model that a run starts from; epochs behind a run's end are left out.
+        """
+        spec = self.config["figures"].get(figure, {})
+        if figure == "winrate":
+            runs = itertools.chain(*spec.get("comparisons", {}).values())
+        else:
+            runs = spec.get("runs", {}).values()
+        found = {}
+        for run, epoch in itertools.product(dict.fromkeys(runs), spec.get("epochs", [])):
+            end = self.runs[run]["epochs"]
+            if epoch == 0:
+                found[run, epoch] = self.parent(run)
+            elif epoch <= end:
+                found[run, epoch] = run, None if epoch == end else f"{epoch:g}"
+        return found
 
     def runs_of(self, algorithm: str) -> list[str]:
         """The runs that use ``algorithm``."""
         return [name for name, run in self.runs.items() if run["algorithm"] == algorithm]
 
-    def runs_by_kept_epochs(self, algorithm: str) -> dict[tuple[str, ...], list[str]]:
-        """The runs of ``algorithm``, grouped by the epochs at which other runs start from them."""
-        groups: dict[tuple[str, ...], list[str]] = {}
+    def instances(self, algorithm: str) -> list[tuple[bool, list[str]]]:
+        """``(whether single updates are measured, runs)`` of each instance of the finetuning rule:
+        a rule's outputs are fixed, and those runs leave one more file behind."""
+        found: dict[bool, list[str]] = {}
         for name in self.runs_of(algorithm):
-            groups.setdefault(tuple(self.checkpoints(name)), []).append(name)
-        return groups
-
-    def instances(self, algorithm: str) -> list[tuple[tuple[str, ...], bool, list[str]]]:
-        """``(kept epochs, whether single updates are measured, runs)`` of each instance of the
-        finetuning rule: what a run leaves behind besides its trajectory."""
-        found: dict[tuple, list[str]] = {}
-        for keeps, names in self.runs_by_kept_epochs(algorithm).items():
-            for name in names:
-                found.setdefault((keeps, bool(self.runs[name]["proxies"])), []).append(name)
-        return [(*outputs, names) for outputs, names in found.items()]
+            found.setdefault(bool(self.runs[name]["proxies"]), []).append(name)
+        return list(found.items())
 
     @property
     def algorithms(self) -> dict[str, str]:
@@ -273,6 +288,30 @@ class Study:
             self._fail(("judge", "provider"), f"'function': expected {wanted}")
         if provider != "function" and function is not None:
             self._fail(("judge", "function"), f"{function!r}: expected provider: function with it")
+        model = self.config["judge"]["model"]
+        if provider == "openai" and not model:
+            self._fail(("judge", "model"), "none given; expected the endpoint's name of a model")
+        if provider == "transformers":
+            self._known(("judge", "model"), model, self.models)
+        published = self.config["judge"]["protocol"] == "as_published"
+        for name, values in (("temperature", (0.0, 0.7)), ("attempts", (2, 1))):
+            if self.config["judge"][name] is None:
+                self.config["judge"][name] = values[published]
+
+    def can_judge(self, dataset: str) -> bool:
+        """Whether the study has a judge of a data set's answers: the toy world judges its own."""
+        own = self.datasets[dataset]["source"] == "toyworld"
+        return own or self.config["judge"]["provider"] != "toyworld"
+
+    def no_judge(self) -> str:
+        """Why figures.winrate cannot be had; nothing where it can, or is not asked for."""
+        spec = self.config["figures"].get("winrate")
+        if spec is None or self.can_judge(spec["dataset"]):
+            return ""
+        return (
+            "figures/winrate: judge.provider 'toyworld' cannot judge data set "
+            f"{spec['dataset']!r}; expected openai, transformers or function"
+        )
 
     def _check_digits(self) -> None:
         digits = self.config["digits"]
@@ -289,16 +328,16 @@ class Study:
             )
 
     def _check_judged(self) -> None:
-        """The toy world judges its own answers alone."""
+        """A run asks the toy world, of its own answers alone, or a function."""
         judged = [r for r in self.config["active"]["runs"] if self.runs[r]["rows"] == "on-policy"]
-        if self.config["judge"]["provider"] != "toyworld" or not judged:
-            return
-        for name in self.config["active"]["datasets"]:
-            if self.datasets[name]["source"] != "toyworld":
+        provider = self.config["judge"]["provider"]
+        for name in self.config["active"]["datasets"] if judged else []:
+            if provider in ("openai", "transformers") or not self.can_judge(name):
+                wanted = "function" + ", or toyworld" * (provider != "toyworld")
                 self._fail(
                     ("judge", "provider"),
-                    f"'toyworld': cannot judge run {judged[0]!r} on data set {name!r}; expected "
-                    "function",
+                    f"{provider!r}: cannot judge run {judged[0]!r} on data set {name!r}; expected "
+                    f"{wanted}",
                 )
 
     def _check_references(self) -> None:
@@ -323,8 +362,12 @@ class Study:
         for figure, spec in self.config["figures"].items():
             for field, known in (("dataset", self.datasets), ("model", self.models)):
                 several = f"{field}s" in spec
-                for name in spec[f"{field}s"] if several else [spec[field]] * (field in spec):
+                one = [spec[field]] if field in spec else []  # figures of digits name neither
+                for name in spec[f"{field}s"] if several else one:
                     self._known(("figures", figure, field + "s" * several), name, known)
+            for name, runs in spec.get("comparisons", {}).items():
+                for run in runs:
+                    self._known(("figures", figure, "comparisons", name), run, self.runs)
             for field in ("runs", "trained_on"):
                 runs = spec.get(field, [])
                 for run in runs.values() if isinstance(runs, dict) else runs:

@@ -87,6 +87,7 @@ class World:
     lexicon: dict[str, list[str]] = field(init=False)
     facts: list[Fact] = field(init=False)
     _asked: dict[tuple[str, str], Fact] = field(init=False, repr=False)
+    _category: dict[str, dict[str, int]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng([self.seed, 0])
@@ -102,6 +103,10 @@ class World:
             for index, thing in enumerate(self.lexicon["things"])
             for fact in self._facts_about(rng, thing, index % CATEGORIES)
         ]
+        self._category = {
+            kind: {word: index // size for index, word in enumerate(self.lexicon[kind])}
+            for kind, size in (("tools", 8), ("actions", 12))
+        }
         self._asked = {(fact.task, fact.thing): fact for fact in self.facts}
 
     def _facts_about(self, rng: np.random.Generator, thing: str, category: int) -> list[Fact]:
@@ -183,12 +188,25 @@ class World:
 
     # -- truth -------------------------------------------------------------------------------
 
+    def asked(self, prompt: str) -> Fact | None:
+        """What the prompt's last question asks for; None where this world knows no answer."""
+        questions = re.findall(r"(\w+) the (\w+)\?", prompt)
+        return self._asked.get(questions[-1]) if questions else None
+
+    def items(self, text: str) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
+        """The tools and the actions that a text names as whole words, each with its category, in
+        the order in which they are first named."""
+        words = dict.fromkeys(re.findall(r"\w+", text))
+        return tuple(
+            [(word, known[word]) for word in words if word in known]
+            for known in (self._category["tools"], self._category["actions"])
+        )
+
     def truth(self, prompt: str, answer: str) -> int:
         """How well an answer to the prompt's last question states its facts: the true ones that it
         names (tool and two actions, so at most 3), less the false ones of the same category; 0 for
         a prompt that asks nothing this world knows."""
-        asked = re.findall(r"(\w+) the (\w+)\?", prompt)
-        fact = self._asked.get(asked[-1]) if asked else None
+        fact = self.asked(prompt)
         if fact is None:
             return 0
         true = {fact.tool, *fact.actions}

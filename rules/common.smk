@@ -36,8 +36,10 @@ PUBLISHED_RUNS = {
 PUBLISHED_FIGURES = [
     f"published-{panels}" for panels, runs in PUBLISHED_RUNS.items() if runs
 ]
+# Why figures/winrate cannot be built, where it is asked for; else nothing.
+NO_JUDGE = STUDY.no_judge()
 FIGURE_NAMES = [
-    *STUDY.config["figures"],
+    *[name for name in STUDY.config["figures"] if name != "winrate" or not NO_JUDGE],
     "residuals",
     *PUBLISHED_FIGURES,
 ]
@@ -63,6 +65,7 @@ TABLE_NAMES = [
     ),
     *(["kernel_agreement"] if STUDY.kernel() else []),
     *(["response_space"] if "response_space" in FIGURE_NAMES else []),
+    *[name for name in ("winrate", "hallucination") if name in FIGURE_NAMES],
 ]
 # What the report says beside each.
 CAPTIONS = yaml.safe_load((ROOT / "report/captions.yaml").read_text(encoding="utf-8"))
@@ -75,6 +78,10 @@ GPUS = 1 if STUDY.config["compute"]["device"] == "cuda" else 0
 # A base model: models/<model>/seed<k> where it is trained here, models/<model> from the hub.
 HOME = f"{RESULTS}/models/{{home}}"
 RUN = f"{RESULTS}/runs/{{dataset}}/{{model}}/{{run}}/seed{{seed}}"
+
+
+if NO_JUDGE and workflow.is_main_process:
+    print(f"note: {NO_JUDGE}; left out", file=sys.stderr)
 
 
 def either(names):
@@ -129,12 +136,17 @@ def run_folder(dataset, model, run, seed):
 
 
 def saved_model(folder, epoch):
-    """The model that a run leaves at an epoch, or at its end (epoch None)."""
-    return f"{folder}/checkpoints/epoch{epoch}" if epoch else f"{folder}/model"
+    """The output of a run that holds its model at an epoch, or at its end (epoch None)."""
+    return f"{folder}/checkpoints" if epoch else f"{folder}/model"
+
+
+def model_within(output, epoch):
+    """The model's folder in that output."""
+    return f"{output}/epoch{epoch}" if epoch else output
 
 
 def init_model(wildcards):
-    """The model folder that a run starts from."""
+    """The output that holds the model that a run starts from."""
     parent, epoch = STUDY.parent(wildcards.run)
     if parent == "base":
         return f"{home(wildcards.model, wildcards.seed)}/model"
@@ -143,8 +155,8 @@ def init_model(wildcards):
     )
 
 
-def scored_model(wildcards):
-    """The model whose reference log-probs a file like reference[-epoch<e>].parquet holds."""
+def model_at(wildcards):
+    """The output that holds the model of a file like reference[-epoch<e>].parquet."""
     folder = run_folder(
         wildcards.dataset, wildcards.model, wildcards.run, wildcards.seed
     )
@@ -219,7 +231,10 @@ def writing(wildcards):
             "sample_tokens": probe["sample_tokens"],
             "temperature": probe["temperature"],
             "next_turn": spec["next_turn"],
-            "judge": {**STUDY.config["judge"], "world_seed": spec.get("world_seed")},
+            "judge": {
+                **{key: STUDY.config["judge"][key] for key in ("provider", "function")},
+                "world_seed": spec.get("world_seed"),
+            },
         }
     )
 

@@ -8,7 +8,7 @@ Requires pairs, probe sets and base models. Makes runs/<dataset>/<model>/<run>/s
 rule score_reference:
     """Log-probs of the training pairs under a model that preference runs start from."""
     input:
-        model=scored_model,
+        model=model_at,
         pairs=f"{RESULTS}/data/{{dataset}}/pairs.parquet",
     output:
         f"{RUN}/reference{{at}}.parquet",
@@ -25,11 +25,14 @@ rule score_reference:
     params:
         script=script("score_reference"),
         code=code("score_reference"),
+        model=lambda wildcards, input: model_within(
+            input.model, wildcards.at.removeprefix("-epoch")
+        ),
         model_spec=lambda wildcards: json.dumps(STUDY.models[wildcards.model]),
         compute=COMPUTE,
         texts=texts_of,
     shell:
-        "{params.script} --model {input.model:q} --model-spec {params.model_spec:q}"
+        "{params.script} --model {params.model:q} --model-spec {params.model_spec:q}"
         " --compute {params.compute:q} --texts {params.texts:q}"
         " --pairs {input.pairs:q} --out {output:q} --log {log:q}"
 
@@ -48,6 +51,7 @@ use rule score_reference as score_reference_of_base with:
     params:
         script=script("score_reference"),
         code=code("score_reference"),
+        model=lambda wildcards, input: input.model,
         model_spec=lambda wildcards: json.dumps(
             STUDY.models[STUDY.model_of_home(wildcards.home)[0]]
         ),
@@ -56,16 +60,12 @@ use rule score_reference as score_reference_of_base with:
 
 
 for algorithm, short in STUDY.algorithms.items():
-    # Runs whose model other runs pick up before its end are a separate instance: their kept
-    # models are outputs, and a rule's outputs are fixed.
-    # So are those that measure single updates.
-    for keeps, measured, names in STUDY.instances(algorithm):
+    # Runs that measure single updates are a separate instance, for a rule's outputs are fixed.
+    for measured, names in STUDY.instances(algorithm):
 
         rule:
             name:
-                f"finetune_{short}"
-                + "".join(f"_{epoch}" for epoch in keeps)
-                + ("_measured" if measured else "")
+                f"finetune_{short}" + ("_measured" if measured else "")
             input:
                 init=init_model,
                 reference=reference_of,
@@ -80,14 +80,15 @@ for algorithm, short in STUDY.algorithms.items():
                 training=f"{RUN}/training.parquet",
                 facts=f"{RUN}/run.json",
                 model=directory(f"{RUN}/model"),
-                kept=[directory(f"{RUN}/checkpoints/epoch{epoch}") for epoch in keeps],
+                # Its models at epochs where others start, or where answers are written.
+                kept=directory(f"{RUN}/checkpoints"),
                 proxies=[f"{RUN}/proxies.parquet"] if measured else [],
             log:
                 f"{RESULTS}/logs/finetune/{{dataset}}/{{model}}/{{run}}/seed{{seed}}.log",
             benchmark:
                 f"{RESULTS}/benchmarks/finetune/{{dataset}}/{{model}}/{{run}}/seed{{seed}}.tsv"
             wildcard_constraints:
-                run="|".join(names),
+                run=either(names),
             conda:
                 "../envs/learning-dynamics.yaml"
             threads: STUDY.config["compute"]["threads"] * PROCESSES
@@ -107,12 +108,18 @@ for algorithm, short in STUDY.algorithms.items():
                 reference=lambda wildcards, input: (
                     ["--reference", input.reference] if input.reference else []
                 ),
-                keep=["--keep-epochs", *keeps] if keeps else [],
+                init=lambda wildcards, input: model_within(
+                    input.init, STUDY.parent(wildcards.run)[1]
+                ),
+                keep=lambda wildcards: [
+                    f"--keep-epochs={epoch}"
+                    for epoch in STUDY.checkpoints(wildcards.run)
+                ],
                 folder=subpath(output.trajectory, parent=True),
             shell:
                 "{params.script} --spec {params.spec:q} --model-spec {params.model_spec:q}"
                 " --compute {params.compute:q} --texts {params.texts:q}"
-                " --seed {wildcards.seed} --init {input.init:q}"
+                " --seed {wildcards.seed} --init {params.init:q}"
                 " --pairs {input.pairs:q} --probes {input.probes:q} {params.reference:q}"
                 " --writing {params.writing:q}"
                 " {params.keep:q} --out {params.folder:q} --log {log:q}"

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from learning_dynamics import models, providers, sampling
-from learning_dynamics.answers import COLUMNS, Asked, Cache, answer, check, clean
+from learning_dynamics.answers import COLUMNS, Asked, Cache, answer, check_rewording, clean
 from learning_dynamics.errors import InputError
 from learning_dynamics.files import read_table, write_table
 from learning_dynamics.pairs import GIVEN_COLUMNS
@@ -280,12 +280,15 @@ SOURCE = "You can take the train to the coast tomorrow."
 )
 def test_check(text, status):
     """Each status."""
-    assert check(text, SOURCE, 9, SPEC) == status
+    assert check_rewording(text, SOURCE, 9, SPEC) == status
 
 
 def test_an_apology_may_be_reworded():
     """What refuses as its source does is no refusal."""
-    assert check("I apologize, but I do not know it.", "I’m sorry, I don't know.", 4, SPEC) == "ok"
+    assert (
+        check_rewording("I apologize, but I do not know it.", "I’m sorry, I don't know.", 4, SPEC)
+        == "ok"
+    )
 
 
 STATUSES = {"ok", "empty", "refusal", "unchanged", "too short", "too long"}
@@ -294,10 +297,10 @@ STATUSES = {"ok", "empty", "refusal", "unchanged", "too short", "too long"}
 @given(st.text(), st.text(), st.integers(0, 50))
 def test_check_of_anything(text, source, words):
     """A status for every text; white space, case and one pair of quotes make no difference."""
-    status = check(text, source, words, SPEC)
+    status = check_rewording(text, source, words, SPEC)
     assert status in STATUSES
-    assert check(f"\n {text}\t", source, words, SPEC) == status
-    assert check(source, source, len(source.split()), SPEC) in {"empty", "unchanged"}
+    assert check_rewording(f"\n {text}\t", source, words, SPEC) == status
+    assert check_rewording(source, source, len(source.split()), SPEC) in {"empty", "unchanged"}
     size = len(clean(text).split())
     if status == "ok":
         assert clean(text) and 0.33 * words <= size <= 3 * words
@@ -319,7 +322,7 @@ def test_published_rewordings_pass(hh_rows):
     for row in hh_rows:
         for kind, (_, side) in ASKED.items():
             source = row[side].strip() if kind != "irr_hum" else ""
-            statuses[kind, check(row[kind], source, len(row[side].split()), SPEC)] += 1
+            statuses[kind, check_rewording(row[kind], source, len(row[side].split()), SPEC)] += 1
     for kind in set(ASKED) - {"irr_hum"}:
         assert statuses[kind, "refusal"] <= 0.03 * len(hh_rows)
         assert statuses[kind, "ok"] >= 0.85 * len(hh_rows)

@@ -180,7 +180,7 @@ def test_published_runs(tmp_path):
 
 
 def test_run_graph(tmp_path):
-    """Parents, kept epochs in numeric order, and the runs grouped by them."""
+    """Parents, kept epochs in numeric order, and the runs of an algorithm."""
     runs = {
         "long": {"algorithm": "sft", "init": "base", "epochs": 12, "lr": 0.1},
         "late": {"algorithm": "dpo", "init": "long@10", "epochs": 1, "lr": 0.1},
@@ -193,14 +193,10 @@ def test_run_graph(tmp_path):
     assert study.parent("end") == ("long", None)
     assert study.checkpoints("long") == ["2.5", "10"]
     assert study.checkpoints("late") == []
-    groups = study.runs_by_kept_epochs("sft")
-    outputs = {(keeps, measured): names for keeps, measured, names in study.instances("sft")}
-    assert outputs[(), True] == [n for n in groups[()] if study.runs[n]["proxies"]]
-    assert outputs[(), False] == [n for n in groups[()] if not study.runs[n]["proxies"]]
-    assert groups[("2.5", "10")] == ["long"]
-    plain = [name for name, run in study.runs.items() if run["algorithm"] == "sft"]
-    assert groups[()] == [name for name in plain if name != "long"]
-    assert {"sft", "sft-extend", "on-chosen"} <= set(groups[()])
+    assert {"sft", "sft-extend", "on-chosen", "long"} <= set(study.runs_of("sft"))
+    outputs = dict(study.instances("sft"))
+    assert outputs[True] == [n for n in study.runs_of("sft") if study.runs[n]["proxies"]]
+    assert sorted(outputs[True] + outputs[False]) == sorted(study.runs_of("sft"))
     assert "late" in study.runs_of("dpo")
     assert {"sft": "sft", "dpo": "dpo"}.items() <= study.algorithms.items()
 
@@ -274,7 +270,7 @@ def test_a_loss_of_the_users(tmp_path, monkeypatch):
     }  # fmt: skip
     assert names.items() <= study.algorithms.items()
     assert len(set(study.algorithms.values())) == len(study.algorithms)
-    assert study.runs_by_kept_epochs("a.py:my_loss") == {(): ["one", "four"]}
+    assert study.runs_of("a.py:my_loss") == ["one", "four"]
     Path("a.py").write_text("def my_loss(chosen, *, lr=1): return chosen", encoding="utf-8")
     with pytest.raises(
         InputError, match=r"one\.algorithm: 'a.py:my_loss': its hyper-parameter 'lr'"

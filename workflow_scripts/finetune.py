@@ -39,7 +39,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--reference", help="reference.parquet, for preference losses")
     parser.add_argument("--writing", type=json.loads, default={}, help="how the policy writes and "
                         "is judged, as JSON, for runs that train on its own responses")  # fmt: skip
-    parser.add_argument("--keep-epochs", nargs="*", default=[], help="epochs to keep a model of")
+    parser.add_argument("--keep-epochs", action="append", default=[], metavar="EPOCH",
+                        help="an epoch to keep the model of; may be given again")  # fmt: skip
     parser.add_argument("--out", required=True, type=Path, help="output: the run's folder")
     return parser.parse_args()
 
@@ -84,6 +85,7 @@ def main() -> None:
     accelerator.end_training()
     if not first:
         return
+    (args.out / "checkpoints").mkdir(exist_ok=True)
     for epoch in args.keep_epochs:
         with atomic(args.out / "checkpoints" / f"epoch{epoch}") as temporary:
             shutil.copytree(checkpoints.folder / f"epoch{epoch}", temporary)
