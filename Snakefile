@@ -16,6 +16,7 @@ include: "rules/theory.smk"
 include: "rules/dynamics.smk"
 include: "rules/figures.smk"
 include: "rules/algorithms.smk"
+include: "rules/claims.smk"
 
 
 rule all:

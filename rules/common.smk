@@ -29,11 +29,12 @@ RESULTS = f"results/{STUDY.name}"
 FIGURE_NAMES = [
     *STUDY.config["figures"],
     "residuals",
+    "claims",
     *(["published"] if PUBLISHED else []),
 ]
 TABLE_NAMES = [
     "changes",
-    "effects",
+    "claims",
     "probe",
     "findings",
     "confounds",
