@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from learning_dynamics.dynamics import Trajectories, mean_over_kinds, series
+from learning_dynamics.dynamics import Trajectories, mean_over_kinds
 
 SHUFFLED = "random_"  # types of shuffled words begin so
 VALLEY = 0.05  # p(label) below which a y⁻ position lies in a valley
@@ -160,12 +160,15 @@ class Evidence:
 
     def bell(self, role: str, kind: str, apart: bool) -> tuple[Move, Move]:
         """Rise to the peak of the mean curve and change from it to the end. ``apart``: each half of
-        the conversations is read at the other half's peak: noise makes no peak then, but blurs one;
-        otherwise at its own, which noise makes higher."""
+        the conversations in each seed is read at the peak of the other half in the other seeds:
+        noise makes no peak then, but blurs one; otherwise at its own, which noise makes higher."""
         _, values = self.curve(role, "logp", kind)
         ups, downs = (np.full(values[..., 0, :].shape, np.nan) for _ in range(2))
         for mine, other in self.halves(values, apart):
-            peak = np.nanmean(values[..., other], -1).argmax(-1)[..., None, None]
+            means = np.nanmean(values[..., other], -1)
+            if apart and means.shape[-2] > 1:
+                means = means.sum(-2, keepdims=True) - means
+            peak = means.argmax(-1)[..., None, None]
             top = np.take_along_axis(values[..., mine], peak, -2)[..., 0, :]
             ups[..., mine] = top - values[..., 0, mine]
             downs[..., mine] = values[..., -1, mine] - top
@@ -272,10 +275,11 @@ class Recorded(Evidence):
         text: str | None = None,
         peers: tuple[str, ...] = (),
     ) -> None:
-        self._runs = {role: {s: _stepped(t) for s, t in one.items()} for role, one in runs.items()}
+        self._runs = runs
         self._one_step, self._win_rates = one_step, win_rates
         self.text, self.peers = text, peers
-        self._curves: dict[tuple[str, str, str], tuple[np.ndarray, np.ndarray]] = {}
+        self._known: dict[str, list[_Grid]] = {}
+        self._curves: dict[tuple[str, str], np.ndarray] = {}
         self.clusters = np.arange(1)
         for by_seed in self._runs.values():
             table = next(iter(by_seed.values()))
@@ -290,36 +294,43 @@ class Recorded(Evidence):
             raise Missing(f"run {role}")
         return self._runs[role]
 
+    def _grids(self, role: str) -> list["_Grid"]:
+        if role not in self._known:
+            first, *rest = self._of(role).values()
+            grid = _Grid(first)
+            self._known[role] = [grid, *(_Grid(table, grid) for table in rest)]
+        return self._known[role]
+
     def kinds(self, role: str) -> list[str]:
-        table = next(iter(self._of(role).values()))
-        return list(table.loc[table["split"] == "train", "response_type"].unique())
+        return self._grids(role)[0].kinds
 
     def curve(self, role: str, column: str, kind: str) -> tuple[np.ndarray, np.ndarray]:
-        key = (role, column, kind)
-        if key not in self._curves:
-            if kind not in self.kinds(role):
-                raise Missing(f"type {kind} in run {role}")
-            tables = self._of(role).values()
-            if not all(column in table for table in tables):
+        grids = self._grids(role)
+        if kind not in grids[0].kinds:
+            raise Missing(f"type {kind} in run {role}")
+        if (role, column) not in self._curves:
+            if not all(column in grid.table for grid in grids):
                 raise Missing(f"{column} in run {role}")
-            found = [series(table, column, kind) for table in tables]
-            values = np.stack([value for _, value in found])
-            if np.isnan(values).all():
-                raise Missing(f"{column} of {kind} in run {role}")
-            self._curves[key] = found[0][0].astype(float), values
-        return self._curves[key]
+            self._curves[role, column] = np.stack([grid.values(column) for grid in grids])
+        values = self._curves[role, column][:, grids[0].kinds.index(kind)]
+        if np.isnan(values).all():
+            raise Missing(f"{column} of {kind} in run {role}")
+        return grids[0].steps, values
 
     def examples(self, role: str) -> np.ndarray:
-        table = next(iter(self._of(role).values())).drop_duplicates("step").sort_values("step")
+        table = self._grids(role)[0].table
         if "examples" not in table or table["examples"].isna().any():
             raise Missing(f"training rows consumed by run {role}")
-        return table["examples"].to_numpy(dtype=float)
+        counted = table.drop_duplicates("step").sort_values("step")["examples"]
+        return counted.to_numpy(dtype=float)
 
     def valley(self, kind: str, column: str) -> np.ndarray:
         if not self._one_step:
             raise Missing("single steps (one-step.parquet)")
         means = []
         for table in self._one_step.values():
+            if column not in table:
+                raise Missing(f"{column} in one-step.parquet")
             rows = table[(table["kind"] == kind) & (table["p_label"] < VALLEY)]
             scale = 100 if column.startswith("dp_") else 1
             means.append(scale * rows.groupby("batch")[column].mean().to_numpy())
@@ -344,7 +355,30 @@ class Recorded(Evidence):
         return np.repeat([100.0, 0.0, 50.0], counts)[None]
 
 
-def _stepped(table: pd.DataFrame) -> pd.DataFrame:
-    if table["step"].isna().any():
-        return table.assign(step=table["evaluation"])
-    return table
+class _Grid:
+    """One trajectory's train probes as arrays (types, evaluations, examples), in the order of the
+    ``like`` grid of another seed; gaps are NaN."""
+
+    def __init__(self, table: pd.DataFrame, like: "_Grid | None" = None) -> None:
+        table = table[table["split"] == "train"]
+        if table["step"].isna().any():  # not known: numbered by evaluation
+            table = table.assign(step=table["evaluation"])
+        # Imported runs may hold means alone, without an example_id.
+        table = table.assign(example_id=table["example_id"].fillna("mean"))
+        self.table = table
+        self.axes = like.axes if like else (
+            pd.Index(table["response_type"].unique()),
+            pd.Index(np.sort(table["step"].unique())),
+            pd.Index(np.sort(table["example_id"].unique())),
+        )  # fmt: skip
+        names = ("response_type", "step", "example_id")
+        place = [axis.get_indexer(table[n]) for axis, n in zip(self.axes, names, strict=True)]
+        self._known = np.min(place, axis=0) >= 0
+        self._place = tuple(each[self._known] for each in place)
+        self.kinds = list(self.axes[0])
+        self.steps = self.axes[1].to_numpy(dtype=float)
+
+    def values(self, column: str) -> np.ndarray:
+        out = np.full(tuple(map(len, self.axes)), np.nan)
+        out[self._place] = self.table[column].to_numpy(dtype=float)[self._known]
+        return out
