@@ -261,6 +261,22 @@ def verdicts(draws: int, seeds: int, probes: int, seed: int = 0) -> Iterator[tup
                                    for word in (SUPPORTED, CONTRADICTED, UNDECIDED)}  # fmt: skip
 
 
+def false_discoveries(draws: int, seeds: int, probes: int, seed: int = 1) -> float:
+    """The share of false verdicts among those given, when no claim is true and all are judged by
+    the same runs, as in a real study: then ``supported`` is false, ``contradicted`` right."""
+    rng = np.random.default_rng(seed)
+    shares = []
+    for start in range(0, draws, 100):
+        evidence = Drawn({}, min(100, draws - start), seeds, probes, 1.0, rng)
+        found = [weigh(claim.parts(evidence), evidence.clusters) for claim in CLAIMS]
+        p = np.nan_to_num(np.stack([one.p for one in found], 1), nan=1.0)
+        enough = np.stack([one.enough for one in found], 1)
+        words = judge(p, enough, significance(p)[:, None])
+        given = (words != UNDECIDED).sum(1)
+        shares.append((words == SUPPORTED).sum(1) / np.maximum(given, 1))
+    return float(np.concatenate(shares).mean())
+
+
 def right(state: str, counts: dict[str, int]) -> int:
     """How many verdicts were right (docs/statistics.md, "Claims"); for ``twice``: supported."""
     total = sum(counts.values())
@@ -295,6 +311,8 @@ def main() -> None:
     weak = [claim for claim, row in share.items() if row["twice"] < 0.8]
     print(f"right in fewer than 930 of 1,000: {', '.join(wrong) or 'none'}")
     print(f"power below 80%: {', '.join(weak) or 'none'}")
+    false = false_discoveries(args.draws, args.seeds, args.probes)
+    print(f"no claim true, one set of runs for all: false share of the verdicts given {false:.4f}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from learning_dynamics import dynamics
-from learning_dynamics.claims import CLAIMS, Column, Missing, Recorded, imported, tables
+from learning_dynamics.claims import (
+    CLAIMS,
+    Column,
+    Missing,
+    Recorded,
+    imported,
+    recorded,
+    tables,
+)
 from learning_dynamics.claims.evidence import first_reached, percent, read
 from learning_dynamics.claims.inference import (
     CONTRADICTED,
@@ -26,12 +34,15 @@ from learning_dynamics.claims.inference import (
     t_quantiles,
 )
 from learning_dynamics.claims.report import as_markdown
+from learning_dynamics.errors import InputError
 from learning_dynamics.figures import claims as figure
 from learning_dynamics.pairs import conversations
 from learning_dynamics.probe import RESPONSE_TYPES
+from learning_dynamics.study import Study, load_config
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
-import claims_power
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import claims_power  # noqa: E402
 
 COLUMNS = ["logp", "logp_argmax", "logp_greedy0", "logp_top_other", "prob_norm"]
 STATISTIC = {claim.id: claim for claim in CLAIMS}
@@ -375,6 +386,37 @@ def test_win_rates_and_single_steps():
         Recorded({}, win_rates=rates[rates["epoch"] > 0]).win_rate(last=False)
 
 
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        ({"roles": {"dpo_long": "nope"}}, r"claims.roles.dpo_long.*nope"),
+        ({"evaluate": [{"dataset": "nope", "model": "toy-neox"}]}, r"claims.evaluate.*nope"),
+        ({"evaluate": [{"dataset": "toyworld", "model": "toy-neox", "roles": ["nope"]}]},
+         r"claims.evaluate.*nope"),
+        ({"roles": {"dpo_longer": "dpo"}}, r"claims.roles.*dpo_longer"),
+    ],
+)  # fmt: skip
+def test_bad_config_of_claims_is_named(change, place):
+    """Unknown runs, data sets and roles: field and value in one line."""
+    config = load_config([ROOT / "config.yaml"])
+    config["claims"] |= change
+    with pytest.raises(InputError, match=place):
+        Study(config, [ROOT / "config.yaml"])
+
+
+def test_win_rate_table_is_checked(tmp_path):
+    """The first judge's rows of extend, in the corrected protocol; a missing column is named."""
+    row = {"comparison": "extend", "epoch": 0, "judge": "truth", "protocol": "corrected", "seed": 0,
+           "wins": 1, "losses": 1, "ties": 0, "rate": 0.5}  # fmt: skip
+    rows = [row, row | {"protocol": "as_published"}, row | {"judge": "other"},
+            row | {"comparison": "dpo"}]  # fmt: skip
+    pd.DataFrame(rows).to_csv(tmp_path / "winrate.csv")
+    assert len(recorded.win_rates(tmp_path / "winrate.csv")) == 1
+    pd.DataFrame(rows).drop(columns="rate").to_csv(tmp_path / "bad.csv")
+    with pytest.raises(InputError, match="'rate' is missing"):
+        recorded.win_rates(tmp_path / "bad.csv")
+
+
 def test_the_picture_shows_every_verdict():
     """A cell per claim × column, in the verdict's colours."""
     runs = runs_of(WORLD, seeds=(0, 1))
@@ -415,3 +457,8 @@ def test_verdicts_are_right_where_the_truth_is_known():
             assert share >= 0.83, (claim, state, counts)
         elif claim in SEEN:
             assert share >= 0.7, (claim, state, counts)
+
+
+def test_false_discoveries_stay_below_the_level_on_shared_runs():
+    """No claim true, all judged by the same runs: what the correction promises, 5%."""
+    assert claims_power.false_discoveries(60, seeds=3, probes=50) <= 0.05
