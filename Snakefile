@@ -20,6 +20,7 @@ include: "rules/digits.smk"
 include: "rules/proxies.smk"
 include: "rules/curves.smk"
 include: "rules/winrate.smk"
+include: "rules/claims.smk"
 
 
 rule all:

@@ -69,6 +69,7 @@ class Study:
             for name, (_, entry) in runs.items():
                 self.runs[name] = self._runs.resolved(("figures", figure), entry)
         self._check_references()
+        self._check_claims()
 
     # -- data sets ---------------------------------------------------------------------------
 
@@ -392,6 +393,17 @@ class Study:
                     ("figures", figure, "runs", role),
                     f"{run!r}: starts from base; expected a run that starts from another run",
                 )
+
+    def _check_claims(self) -> None:
+        spec = self.config["claims"]
+        roles = {**self.config["figures"]["squeeze"]["runs"], **spec["roles"]}
+        for role, run in spec["roles"].items():
+            self._known(("claims", "roles", role), run, self.runs)
+        for entry in spec["evaluate"]:
+            self._known(("claims", "evaluate"), entry["dataset"], self.datasets)
+            self._known(("claims", "evaluate"), entry["model"], self.models)
+            for role in entry.get("roles", []):
+                self._known(("claims", "evaluate"), role, roles)
 
     def _check_ancestry(self, name: str) -> None:
         seen, current = [name], name

@@ -42,10 +42,11 @@ FIGURE_NAMES = [
     *[name for name in STUDY.config["figures"] if name != "winrate" or not NO_JUDGE],
     "residuals",
     *PUBLISHED_FIGURES,
+    "claims",
 ]
 TABLE_NAMES = [
     "changes",
-    "effects",
+    "claims",
     "probe",
     "findings",
     "confounds",

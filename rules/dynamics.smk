@@ -55,29 +55,6 @@ rule make_changes:
         " --log {log:q}"
 
 
-rule make_effects:
-    """The effects of docs/statistics.md, beside their controls, each with a verdict."""
-    input:
-        trajectories=trajectories("squeeze"),
-        one_step=one_steps(),
-    output:
-        table=f"{RESULTS}/tables/effects.csv",
-        markdown=f"{RESULTS}/tables/effects.md",
-    log:
-        f"{RESULTS}/logs/make_effects.log",
-    localrule: True
-    conda:
-        "../envs/learning-dynamics.yaml"
-    params:
-        script=script("make_effects"),
-        code=code("make_effects"),
-        study=figure_study("squeeze"),
-        root=lambda wildcards: RESULTS,
-    shell:
-        "{params.script} --study {params.study:q} --results {params.root:q}"
-        " --out {output.table:q} --markdown {output.markdown:q} --log {log:q}"
-
-
 if "dose" in FIGURE_NAMES:
 
     use rule make_changes as make_dose with:

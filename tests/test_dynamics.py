@@ -6,16 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learning_dynamics import dynamics, effects
+from learning_dynamics import dynamics
+from learning_dynamics.dose import dose_table
 from learning_dynamics.dynamics import (
-    Estimate,
     change,
     equal_margin,
     estimate,
     interval,
     resampled_means,
 )
-from learning_dynamics.effects import Comparison
 from learning_dynamics.errors import InputError
 from learning_dynamics.probe import RESPONSE_TYPES
 
@@ -221,94 +220,12 @@ def test_changes_table_with_gaps():
     assert not found.isna().any().any()
 
 
-def comparison(sign, low, high, seeds=(1.0, -1.0)):
-    """A comparison whose interval is [low, high]."""
-    return Comparison("x", "s", "q", sign, Estimate((low + high) / 2, low, high, seeds))
-
-
-VERDICTS = [
-    ([(+1, 0.1, 2), (+1, 0.5, 1)], "supported"),
-    ([(-1, -2, -0.1), (-1, -1, -0.5)], "supported"),
-    ([(+1, 0.1, 2), (+1, -0.1, 1)], "undecided"),
-    ([(+1, 0.1, 2), (+1, -2, -0.1)], "contradicted"),
-    ([(-1, -0.1, 2), (-1, 0.1, 2)], "contradicted"),
-    ([(+1, 0.0, 2)], "undecided"),
-]
-
-
-@pytest.mark.parametrize(("intervals", "verdict"), VERDICTS)
-def test_verdicts(intervals, verdict):
-    """docs/statistics.md: all intervals on the predicted side; any wholly on the other; else."""
-    table = effects.effects_table([comparison(*interval) for interval in intervals])
-    assert set(table["verdict"]) == {verdict}
-    assert (table["seeds_with_sign"] == 1).all() and (table["seeds"] == 2).all()
-
-
-def one_step_table(seed):
-    """Valley positions where only DPO raises the best other token and lowers the rest."""
-    moves = {"dpo": (0.3, -0.2), "coinflip": (0.0, 0.0), "sft": (-0.1, 0.1)}
-    return pd.DataFrame(
-        [
-            {"kind": kind, "batch": batch, "p_label": p, "dlogp_top_other": top * (p < 0.05),
-             "dlogp_rest": rest * (p < 0.05), "dp_top_other": 0.1 * top * (p < 0.05)}
-            for kind, (top, rest) in moves.items() for batch in range(4) for p in (0.01, 0.5)
-        ]
-    )  # fmt: skip
-
-
-def paper_world(seed):
-    """Trajectories by role in which every sentence of the paper is true by construction."""
-    steps = [0, 50, 100]
-    falling = dict.fromkeys(RESPONSE_TYPES, -0.1)
-    greedy = {("chosen", "logp_argmax"): 0.1, ("chosen", "logp_greedy0"): 0.1}
-    dpo = {**falling, **greedy, "rejected": -0.4, ("rejected", "logp_top_other"): 0.2}
-    softer = {**dpo, **dict.fromkeys(RESPONSE_TYPES, -0.02), "rejected": -0.22,
-              ("chosen", "logp_argmax"): 0.05}  # fmt: skip
-    sft = {"irr_train": 0.1, ("chosen", "logp"): 0.3}
-    by_role = {"sft": sft, "continued": sft, "coinflip": {}, "dpo": dpo, "matched": dpo,
-               "extend": softer}  # fmt: skip
-    return {role: trajectory(steps, rates, seed) for role, rates in by_role.items()}
-
-
-def test_effects_find_what_was_built_in():
-    """Synthetic runs that behave as the paper says: every effect supported; reversed roles of dpo
-    and its control: the comparisons change sign."""
-    by_seed = {seed: paper_world(seed) for seed in (0, 1)}
-    runs = {role: {s: by_seed[s][role] for s in by_seed} for role in by_seed[0]}
-    steps = {seed: one_step_table(seed) for seed in by_seed}
-    table = effects.effects_table(effects.effects(runs, steps))
-    counts = table["effect"].value_counts().to_dict()
-    expected = dict.fromkeys(effects.ALONG_DPO, 3) | dict.fromkeys(effects.ONE_STEP, 3)
-    assert counts == expected | dict.fromkeys(effects.EXTEND, 4) | {"sft-irr": 2}
-    assert set(table["verdict"]) == {"supported"}
-    value = table.set_index(["effect", "quantity"])["value"]
-    assert value["valley-top", "change under dpo"] == pytest.approx(20)
-    assert value["one-step-top", "dpo step − SFT step"] == pytest.approx(0.4)
-    assert value["one-step-mass", "dpo step − SFT step"] == pytest.approx(4.0)
-    assert value["extend-greedy", "extend − dpo, equal updates"] == pytest.approx(-5)
-    # margins grow by 0.3 (dpo) and 0.2 (extend) an update: dpo is read at 2/3 of its updates
-    by_margin = value["extend-greedy", "extend − dpo, equal margin"]
-    assert by_margin == pytest.approx(5 - 10 * 2 / 3)
-    gaps = {
-        role: {s: without(t, ("e0", "irr_hum"), ("e1", "chosen_gptformat")) for s, t in r.items()}
-        for role, r in runs.items()
-    }
-    with_gaps = effects.effects_table(effects.effects(gaps, steps))
-    assert set(with_gaps["verdict"]) == {"supported"}  # and so no value is NaN
-    # where types move apart, the mean over the types that are left is another one
-    assert with_gaps["value"].tolist() == pytest.approx(table["value"].tolist(), rel=0.01)
-    swapped = {**runs, "dpo": runs["coinflip"], "coinflip": runs["dpo"]}
-    reversed_table = effects.effects_table(effects.effects(swapped, steps))
-    verdicts = reversed_table.set_index("effect")["verdict"]
-    assert (verdicts[list(effects.ALONG_DPO)] == "contradicted").all()
-
-
 def test_dose_table_reads_a_long_run_as_its_shorter_ones():
     """The value at update n of a long run is the final change of the run that stops there."""
     rates = {"chosen": -0.5, "rejected": -1.0}
     long = {0: trajectory([0, 60, 120, 240], rates)}
     short = {0: long[0][long[0]["step"] <= 60]}
-    table = effects.dose_table({"a": long, "b": short}, {"a": 1e-4, "b": 1e-4}, [60, 120, 480])
+    table = dose_table({"a": long, "b": short}, {"a": 1e-4, "b": 1e-4}, [60, 120, 480])
     rows = table.set_index(["run", "updates", "effect"])["value"]
     assert set(table["updates"]) == {60, 120} and len(table) == 5 * 3
     for name in table["effect"].unique():

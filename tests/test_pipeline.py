@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from learning_dynamics.claims import CLAIMS
 from learning_dynamics.probe import RESPONSE_TYPES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,8 +79,12 @@ def test_every_output_is_there_and_whole(finished):
         assert not (path.parent / ".resume").exists()
     verdicts = pd.read_csv(finished / "tables/verdicts.csv")
     assert set(verdicts["algorithm"]) == {"dpo", "kto"}
-    effects = pd.read_csv(finished / "tables/effects.csv")
-    assert set(effects["verdict"]) <= {"supported", "contradicted", "undecided"}
+    claims = pd.read_parquet(finished / "results/ci/claims.parquet")
+    assert claims["claim"].nunique() == len(claims) == len(CLAIMS)
+    tested = claims[claims["verdict"] != "not testable"]
+    assert len(tested) >= 20 and not tested[["value", "low", "high"]].isna().any().any()
+    parts = pd.read_csv(finished / "tables/claims.csv")
+    assert set(parts["claim"]) == set(tested["claim"])
     card = pd.read_csv(finished / "tables/probe.csv")
     assert set(card["response_type"]) == set(RESPONSE_TYPES)
     heat = pd.read_csv(finished / "tables/heatmap.csv")
@@ -181,9 +186,9 @@ def test_a_changed_beta_reruns_only_dpo_and_what_follows(finished, tmp_path):
     overlay.write_text(yaml.safe_dump({"runs": {"dpo": {"beta": 0.3}}}))
     output = snakemake(finished, "-n", config=[STUDY, overlay])
     assert rules_of(output) == {
-        "all", "finetune_dpo", "make_changes", "make_effects", "draw_squeeze", "publish_figure",
-        "publish_table", "make_confounds", "draw_confounds", "draw_sft", "draw_dpo", "draw_extend",
-        "draw_dpo_models", "draw_sft_then_dpo", "draw_pipelines",
+        "all", "finetune_dpo", "make_changes", "make_claims", "draw_claims", "draw_squeeze",
+        "publish_figure", "publish_table", "make_confounds", "draw_confounds", "draw_sft",
+        "draw_dpo", "draw_extend", "draw_dpo_models", "draw_sft_then_dpo", "draw_pipelines",
     }  # fmt: skip
 
 

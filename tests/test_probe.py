@@ -12,7 +12,7 @@ from conftest import STUDY, TOYWORLD, dataset, probes_of, rephrased
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from learning_dynamics import dynamics, effects, pairs, probe
+from learning_dynamics import claims, dynamics, pairs, probe
 from learning_dynamics.errors import InputError
 from learning_dynamics.pairs import GIVEN_COLUMNS, PAIR_COLUMNS
 from learning_dynamics.probe import MADE, RESPONSE_TYPES, SAMPLED_TYPES, Example, draw_others
@@ -276,7 +276,7 @@ def world():
 
 def test_gaps_survive_to_the_tables(tiny, world):
     """Answers that are none leave gaps in the probe set; the trajectory scores what is there, and
-    tables and effects are means over it, without a NaN."""
+    tables and claims are means over it, without a NaN."""
     spec, data, written = world
     bad = written.index[(written["response_type"] == "irr_hum")][[0, 3]]
     bad = [*bad, written.index[(written["response_type"] == "chosen_gptformat")][1]]
@@ -309,9 +309,11 @@ def test_gaps_survive_to_the_tables(tiny, world):
     steps = pd.DataFrame([{"kind": kind, "batch": 0, "p_label": 0.01, "dlogp_top_other": 0.1,
                            "dlogp_rest": 0.1, "dp_top_other": 0.1}
                           for kind in ("dpo", "coinflip", "sft")])  # fmt: skip
-    roles = ("sft", "dpo", "continued", "coinflip", "extend", "matched")
-    result = effects.effects_table(effects.effects({r: {0: run} for r in roles}, {0: steps}))
-    assert not result[["value", "low", "high"]].isna().any().any()
+    roles = ("sft", "dpo", "continued", "coinflip", "sft_extend", "sft_matched", "dpo_long")
+    evidence = claims.Recorded({r: {0: run, 1: run} for r in roles}, None, {0: steps, 1: steps})
+    result, _ = claims.tables([claims.Column("toy", "d", "m", evidence)])
+    tested = result[result["verdict"] != "not testable"]
+    assert len(tested) >= 15 and not tested[["value", "low", "high"]].isna().any().any()
 
 
 # -- leading spaces --------------------------------------------------------------------------

@@ -1,9 +1,9 @@
-"""Tabulate the dose effects of DPO over learning rate × updates."""
+"""Tabulate the squeezing statistics of DPO over learning rate × updates."""
 
 import argparse
 import json
 
-from learning_dynamics import effects, inputs
+from learning_dynamics import dose, inputs
 from learning_dynamics.errors import run_script
 from learning_dynamics.files import atomic
 
@@ -19,7 +19,7 @@ def main() -> None:
         path = inputs.run_folder(args.results, args.study, run, args.study["seeds"][0]) / "run.json"
         rates[run] = json.loads(path.read_text(encoding="utf-8"))["spec"]["lr"]
     runs = inputs.trajectories(args.results, args.study)
-    table = effects.dose_table(runs, rates, args.study["updates"])
+    table = dose.dose_table(runs, rates, args.study["updates"])
     with atomic(args.out) as temporary:
         table.to_csv(temporary, index=False, float_format="%.6g")
 

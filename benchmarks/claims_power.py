@@ -1,0 +1,319 @@
+"""Are the claims' verdicts right where the truth is known, and how often do they see it?
+
+    python benchmarks/claims_power.py [--draws 1000] [--seeds 3] [--probes 50]
+
+Studies are drawn in which a claim is, by construction, without effect, at the smallest effect worth
+the name, at twice that, or undecidable (half the effect, noise twenty-fold); docs/statistics.md,
+section "Claims", says what a right verdict is. The correction for many sees a whole study: of the
+other claims two thirds are as large as published (four times the smallest effect), a third have no
+effect. The curves come from the generator below, which knows nothing of the statistics: it moves
+the log-probs of chosen runs and types by chosen amounts.
+
+Noise (in percent of the start, at the end of a run; it walks there in independent steps, and is
+independent between runs, columns and types, which is pessimistic for paired differences):
+  seeds     2   between seeds, all probes alike: the prototype's three seeds spread by 1.4 to 2.7%
+  probes   13   between probes, all seeds alike    } together 15%: the published per-probe files of
+  both      7   of each probe in each seed         } Pythia-410M have 13 to 16% for most types
+  start    60   spread of the probes' |log π| at the start (published: 50 to 95%)
+Steps: 0.05 points between seeds, 0.15 between batches (log-probs: nats), 40 batches. Win rates: 120
+prompts.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from learning_dynamics.claims import CLAIMS, Evidence, weigh
+from learning_dynamics.claims.inference import (
+    CONTRADICTED,
+    SUPPORTED,
+    UNDECIDED,
+    judge,
+    significance,
+)
+from learning_dynamics.probe import RESPONSE_TYPES
+
+KINDS = list(RESPONSE_TYPES)
+TIMES = np.linspace(0, 1, 5)
+STATES = {"none": (0.0, 1.0), "smallest": (1.0, 1.0), "twice": (2.0, 1.0),
+          "undecidable": (0.5, 20.0)}  # fmt: skip
+NOISE = {"seeds": 2.0, "probes": 13.0, "both": 7.0, "start": 0.6}
+BATCHES, PROMPTS = 40, 120
+Moves = dict[tuple[str, str, str], float | list[float]]
+
+
+class Drawn(Evidence):
+    """Curves whose truth is ``moves``: the change of (role, column, type) in percent of its start,
+    at the end (reached linearly) or at each of five times; nothing else moves. ``levels``: mean
+    start, 100 unless given."""
+
+    text = "hh"
+    peers = ("peer",)
+
+    def __init__(self, moves: Moves, draws: int, seeds: int, probes: int, noise: float, rng,  # noqa: ANN001
+                 levels: dict[str, float] | None = None) -> None:  # fmt: skip
+        self.moves, self.shape, self.noise, self.rng = moves, (draws, seeds, probes), noise, rng
+        self.clusters, self.levels = np.arange(probes), levels or {}
+        # A prompt's response and its rewrites are long or short together.
+        self.length = np.exp(NOISE["start"] * rng.normal(size=(draws, 1, 1, probes)))
+        self.curves: dict = {}
+
+    def kinds(self, role: str) -> list[str]:
+        return [] if role in ("irrelevant", "on_dpo") else KINDS
+
+    def curve(self, role: str, column: str, kind: str):  # noqa: ANN201
+        key = (role, column, kind)
+        if key not in self.curves:
+            draws, seeds, probes = self.shape
+            normal = self.rng.normal
+            given = self.moves.get(key, 0.0)
+            path = (np.array(given) if isinstance(given, list) else TIMES * given)[:, None]
+            walk = []
+            each = {"seeds": (seeds, 1), "probes": (1, probes), "both": (seeds, probes)}
+            for name, (s, e) in each.items():  # independent steps, that add up to the end's noise
+                steps = normal(size=(draws, s, len(TIMES) - 1, e)) / (len(TIMES) - 1) ** 0.5
+                steps = np.concatenate([np.zeros((draws, s, 1, e)), steps], -2)
+                walk.append(NOISE[name] * steps.cumsum(-2))
+            moved = path + self.noise * sum(walk)
+            size = self.levels.get(kind, 100.0) * self.length
+            size = size * np.exp(0.25 * normal(size=(draws, 1, 1, probes)))
+            self.curves[key] = 240 * TIMES, -size + size * moved / 100
+        return self.curves[key]
+
+    def examples(self, role: str) -> np.ndarray:
+        return 960 * TIMES
+
+    def valley(self, kind: str, column: str) -> np.ndarray:
+        draws, seeds, _ = self.shape
+        noise = 0.05 * self.rng.normal(size=(draws, seeds, 1))
+        noise = noise + 0.15 * self.rng.normal(size=(draws, seeds, BATCHES))
+        return self.moves.get((kind, column, "step"), 0.0) + self.noise * noise
+
+    def win_rate(self, last: bool) -> np.ndarray:
+        draws, seeds, _ = self.shape
+        noise = 2.0 * self.rng.normal(size=(draws, seeds, 1))
+        noise = noise + 50 / PROMPTS**0.5 * self.rng.normal(size=(draws, seeds, 1))
+        return 50 + self.moves.get(("win", "rate", str(last)), 0.0) + self.noise * noise
+
+
+def logp(role: str, **by_kind) -> Moves:  # noqa: ANN003
+    return {(role, "logp", kind): move for kind, move in by_kind.items()}
+
+
+def over(role: str, kinds: list[str], move, column: str = "logp") -> Moves:  # noqa: ANN001
+    return {(role, column, kind): move for kind in kinds}
+
+
+REST = [kind for kind in KINDS if kind not in ("chosen", "rejected")]
+GPT = ["chosen_gptsemantic", "chosen_gptformat", "reject_gptsemantic", "reject_gptformat"]
+RANDOM = ["random_permute", "random_nonhum"]
+
+
+def correlated(r: float) -> tuple[list, list]:
+    """Two moves per type, 15% large, whose correlation over types is ``r``."""
+    basis = np.random.default_rng(7).normal(size=(len(KINDS), 2))
+    basis = 15 * np.linalg.qr(basis - basis.mean(0))[0].T * len(KINDS) ** 0.5
+    return list(basis[0]), [r * x + (1 - r * r) ** 0.5 * y for x, y in basis.T]
+
+
+def _c5(r: float) -> Moves:
+    one, two = correlated(r)
+    moves: Moves = {}
+    for role in ("sft", "dpo"):
+        for k, kind in enumerate(KINDS):
+            moves |= {(role, "logp", kind): one[k], (f"{role}@peer", "logp", kind): two[k]}
+    return moves
+
+
+def _c6(c: float) -> Moves:
+    moves = over("on_chosen", RANDOM, -5 * c) | over("on_rejected", RANDOM, -5 * c)
+    train = 5 * c - 10 * c / 11  # the other eleven are lowered on average by 10c / 11
+    moves |= logp("on_chosen", irr_train=train, chosen=train + 5 * c)
+    moves |= logp("on_rejected", rejected=5 * c)
+    for role, own in (("on_gpts", GPT[0]), ("on_gpts_rejected", GPT[2]), ("on_hum", "irr_hum")):
+        moves |= over(role, [*GPT, "irr_hum"], 5 * c) | over(role, RANDOM, -5 * c)
+        moves |= {(role, "logp", own): 10 * c}
+    return moves
+
+
+def _c7(r: float) -> Moves:
+    one, two = correlated(r)
+    return {("sft", "logp", kind): [0, x / 2, x, x + y / 2, x + y]
+            for kind, x, y in zip(KINDS, one, two, strict=True)}  # fmt: skip
+
+
+def _c10(c: float) -> Moves:
+    return (over("dpo", REST, -20 * c) | over("dpo", GPT[:2], -10 * c)
+            | logp("dpo", rejected=-30 * c))  # fmt: skip
+
+
+def _squeezing(c: float, role: str = "dpo") -> Moves:
+    return {(role, "logp", "rejected"): -10 * c, (role, "logp_top_other", "rejected"): 10 * c,
+            (role, "logp_argmax", "chosen"): 10 * c, (role, "logp", "chosen"): -10 * c,
+            (role, "logp_greedy0", "chosen"): 10 * c}  # fmt: skip
+
+
+FAR = logp("extend", rejected=-40) | logp("matched", rejected=-40)  # equal margins
+# What moves when a claim is true at c times its smallest effect.
+TRUTH: dict[str, Callable[[float], Moves]] = {
+    "C1": lambda c: logp("sft", chosen=[0, 1.5 * c, 3 * c, 4 * c, 5 * c]),
+    "C2": lambda c: over("sft", ["rejected", *GPT[:2]], [0, c, 2 * c, c, 0]),
+    "C3": lambda c: over("sft", RANDOM, -2 * c),
+    "C4": lambda c: logp("sft", chosen=10 * c, irr_train=5 * c),
+    "C5": lambda c: _c5(min(1.0, c / 2)),
+    "C6": _c6,
+    "C7": lambda c: _c7(min(1.0, c / 2)),
+    "C8": lambda c: {},  # by the levels, below
+    "C9": lambda c: over("sft", KINDS, 5 * c, "prob_norm"),
+    "C10": _c10,
+    "C11": lambda c: over("dpo", REST, -10 * c) | {("dpo", "logp_argmax", "chosen"): 10 * c},
+    "C11p": lambda c: over("dpo", REST, -10 * c)
+    | {("dpo", "logp_argmax", "random_nonhum"): 10 * c},
+    "C12": lambda c: logp("sft", chosen=20) | {("dpo", "logp_argmax", "chosen"): 20 + 5 * c},
+    "C12p": lambda c: logp("sft", chosen=20)
+    | {("dpo", "logp_argmax", "random_nonhum"): 20 + 5 * c},
+    "C13": lambda c: over("dpo_long", REST, -10 * c)
+    | {("dpo_long", "logp_argmax", "chosen"): 10 * c},
+    "C14": lambda c: over("dpo", [*REST, "rejected"], -10 * c),
+    "C15": lambda c: logp("sft_extend", rejected=10 * c, chosen=10 + 5 * c)
+    | logp("sft_matched", chosen=20),
+    "C16a": lambda c: FAR | over("extend", REST, -20) | over("matched", REST, -20 - 10 * c),
+    "C16b": lambda c: FAR | {("extend", "logp_argmax", "chosen"): 20,
+                             ("matched", "logp_argmax", "chosen"): 20 + 10 * c},
+    "C17": lambda c: {("win", "rate", "False"): -5 * c, ("win", "rate", "True"): 5 * c},
+    "S1": _squeezing,
+    "S2": _squeezing,
+    "S3": _squeezing,
+    "O1": lambda c: {("dpo", "dp_top_other", "step"): 0.05 * c},
+    "O2": lambda c: {("dpo", "dlogp_top_other", "step"): 0.1 * c,
+                     ("dpo", "dlogp_rest", "step"): -0.1 * c},
+}  # fmt: skip
+# What no squeezing claim may take for squeezing: the controls, run through as if they were DPO.
+CONTROL = {
+    "coin-flip": _squeezing(2, "dpo") | _squeezing(2, "coinflip"),
+    "SFT": {
+        (role, column, kind): move
+        for role in ("dpo", "continued")
+        for (column, kind), move in {
+            ("logp", "rejected"): 5,
+            ("logp_top_other", "rejected"): 10,
+            ("logp_argmax", "chosen"): 20,
+            ("logp_greedy0", "chosen"): 20,
+            ("logp", "chosen"): 20,
+        }.items()
+    },
+}
+
+
+def _levels(claim: str, c: float) -> dict[str, float]:
+    return {GPT[1]: 90.0, GPT[0]: 90.0 - 5 * c} if claim == "C8" else {}
+
+
+def weights(claim, moves: Moves, noise: float, size: tuple[int, int, int], rng, levels=None):  # noqa: ANN001, ANN201
+    """p-values (draws, 2) and whether all estimates are large enough (draws,)."""
+    parts, enough = [], []
+    bounded = noise > 1 and claim.id in ("C5", "C7")
+    for start in range(0, size[0], 250):  # bounds the memory
+        draws = min(250, size[0] - start)
+        # A correlation is bounded, so that noise cannot hide it: what decides nothing is one seed
+        # of means alone.
+        shape = (1, 1) if bounded else size[1:]
+        evidence = Drawn(moves, draws, *shape, noise, rng, levels)
+        found = weigh(claim.parts(evidence), evidence.clusters)
+        parts.append(np.nan_to_num(found.p, nan=1.0))  # seeds without a common margin
+        enough.append(found.enough)
+    return np.concatenate(parts), np.concatenate(enough)
+
+
+def verdicts(draws: int, seeds: int, probes: int, seed: int = 0) -> Iterator[tuple[str, str, dict]]:
+    """Claim, state and how many of ``draws`` verdicts were what."""
+    rng = np.random.default_rng(seed)
+    size = (draws, seeds, probes)
+    found = {
+        (claim.id, state): weights(claim, TRUTH[claim.id](c), noise, size, rng,
+                                   _levels(claim.id, c))
+        for claim in CLAIMS for state, (c, noise) in STATES.items()
+    }  # fmt: skip
+    published = {
+        claim.id: weights(claim, TRUTH[claim.id](4.0), 1.0, size, rng, _levels(claim.id, 4.0))
+        for claim in CLAIMS
+    }
+    for claim in CLAIMS:
+        states = {name: found[claim.id, name] for name in STATES}
+        if claim.id in ("S1", "S2", "S3"):
+            states |= {name: weights(claim, moves, 1.0, size, rng)
+                       for name, moves in CONTROL.items()}  # fmt: skip
+        # The rest of the study: two thirds as large as published, a third without effect.
+        there = rng.random((draws, len(CLAIMS), 1)) < 2 / 3
+        rest = [[kind[c.id, "none"][0] if kind is found else kind[c.id][0] for c in CLAIMS]
+                for kind in (published, found)]  # fmt: skip
+        family = np.where(there, *(np.stack(each, axis=1) for each in rest))
+        place = [each.id for each in CLAIMS].index(claim.id)
+        for name, (p, enough) in states.items():
+            family[:, place] = p
+            words = list(judge(p, enough, significance(family)))
+            yield claim.id, name, {word: words.count(word)
+                                   for word in (SUPPORTED, CONTRADICTED, UNDECIDED)}  # fmt: skip
+
+
+def false_discoveries(draws: int, seeds: int, probes: int, seed: int = 1) -> float:
+    """The share of false verdicts among those given, when no claim is true and all are judged by
+    the same runs, as in a real study: then ``supported`` is false, ``contradicted`` right."""
+    rng = np.random.default_rng(seed)
+    shares = []
+    for start in range(0, draws, 100):
+        evidence = Drawn({}, min(100, draws - start), seeds, probes, 1.0, rng)
+        found = [weigh(claim.parts(evidence), evidence.clusters) for claim in CLAIMS]
+        p = np.nan_to_num(np.stack([one.p for one in found], 1), nan=1.0)
+        enough = np.stack([one.enough for one in found], 1)
+        words = judge(p, enough, significance(p)[:, None])
+        given = (words != UNDECIDED).sum(1)
+        shares.append((words == SUPPORTED).sum(1) / np.maximum(given, 1))
+    return float(np.concatenate(shares).mean())
+
+
+def right(state: str, counts: dict[str, int]) -> int:
+    """How many verdicts were right (docs/statistics.md, "Claims"); for ``twice``: supported."""
+    total = sum(counts.values())
+    return {
+        "none": total - counts[SUPPORTED],
+        "smallest": total - counts[CONTRADICTED],
+        "twice": counts[SUPPORTED],
+        "undecidable": counts[UNDECIDED],
+    }.get(state, total - counts[SUPPORTED])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--draws", type=int, default=1000)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--probes", type=int, default=50)
+    args = parser.parse_args()
+    table: dict[str, dict[str, dict]] = {}
+    for claim, state, counts in verdicts(args.draws, args.seeds, args.probes):
+        table.setdefault(claim, {})[state] = counts
+    print(f"{args.draws} draws, {args.seeds} seeds, {args.probes} probes; share of right verdicts")
+    print(f"{'claim':6} {'none':>7} {'smallest':>9} {'undecid.':>9} {'power at twice':>15}   "
+          "controls taken for squeezing")  # fmt: skip
+    share = {c: {s: right(s, n) / args.draws for s, n in by.items()} for c, by in table.items()}
+    for claim in CLAIMS:
+        row = share[claim.id]
+        taken = [f"{name}: {table[claim.id][name][SUPPORTED]}" for name in CONTROL if name in row]
+        print(f"{claim.id:6} {row['none']:7.3f} {row['smallest']:9.3f} {row['undecidable']:9.3f} "
+              f"{row['twice']:15.3f}   {', '.join(taken)}")  # fmt: skip
+    wrong = [c for c, row in share.items() for s in ("none", "smallest", "undecidable")
+             if row[s] < 0.93]  # fmt: skip
+    weak = [claim for claim, row in share.items() if row["twice"] < 0.8]
+    print(f"right in fewer than 930 of 1,000: {', '.join(wrong) or 'none'}")
+    print(f"power below 80%: {', '.join(weak) or 'none'}")
+    false = false_discoveries(args.draws, args.seeds, args.probes)
+    print(f"no claim true, one set of runs for all: false share of the verdicts given {false:.4f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,384 @@
+"""What claims are judged by: curves of roles, as arrays per seed and example, and moves in percent
+of their start (docs/statistics.md, section "Claims")."""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from learning_dynamics.dynamics import Trajectories, mean_over_kinds
+
+SHUFFLED = "random_"  # types of shuffled words begin so
+VALLEY = 0.05  # p(label) below which a y⁻ position lies in a valley
+
+
+class Missing(Exception):
+    """What a claim needs and this evidence lacks; the text names it."""
+
+
+@dataclass(frozen=True)
+class Move:
+    """A change: ``percent`` of its start, one number per seed and example (..., S, E), whose mean
+    is the change's sum over that of |start|; ``nats``: its mean, per response (...)."""
+
+    percent: np.ndarray
+    nats: np.ndarray
+
+    def __sub__(self, other: "Move") -> "Move":
+        one, two = self.percent, other.percent
+        if one.shape[-1] != two.shape[-1]:  # one has means alone
+            one, two = (np.nanmean(each, -1, keepdims=True) for each in (one, two))
+        return Move(one - two, self.nats - other.nats)
+
+    def times(self, factor: float) -> "Move":
+        return Move(factor * self.percent, factor * self.nats)
+
+
+def percent(change: np.ndarray, start: np.ndarray) -> Move:
+    """``change`` (..., S, E) in percent of |``start``|, summed over examples. The numbers per
+    example are the ratio's linearisation: their spread is that of the ratio."""
+    size = np.where(np.isnan(change), np.nan, np.abs(start))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a seed without any value stays NaN
+        scale = np.nanmean(size, -1, keepdims=True)
+        ratio = np.nanmean(change, -1, keepdims=True) / scale
+        nats = np.nanmean(change, (-2, -1))
+    return Move(100 * (ratio + (change - ratio * size) / scale), nats)
+
+
+def mean_move(moves: Sequence[Move]) -> Move:
+    """The mean of moves, per example over those that it has."""
+    if any(np.isnan(move.percent).any() for move in moves):
+        together = mean_over_kinds(np.array([move.percent for move in moves]))
+    else:
+        together = sum(move.percent for move in moves) / len(moves)
+    return Move(together, sum(move.nats for move in moves) / len(moves))
+
+
+class Evidence:
+    """Curves by role. Arrays are (..., S, T, E): seeds, evaluations, examples; leading axes, if
+    any, are draws. Subclasses give :meth:`curve`, :meth:`kinds`, :meth:`examples` and
+    :meth:`valley`.
+
+    Attributes:
+        clusters: the conversation of each example, (E,).
+        text: ``hh`` or ``ultrafeedback`` where the data are, else None.
+        peers: other models on the same data; their runs are the roles ``<role>@<peer>``.
+    """
+
+    clusters: np.ndarray
+    text: str | None = None
+    peers: tuple[str, ...] = ()
+
+    def curve(self, role: str, column: str, kind: str) -> tuple[np.ndarray, np.ndarray]:
+        """Steps (T,) and values (..., S, T, E). Raises Missing."""
+        raise NotImplementedError
+
+    def kinds(self, role: str) -> list[str]:
+        """The response types of a role's train probes. Raises Missing."""
+        raise NotImplementedError
+
+    def examples(self, role: str) -> np.ndarray:
+        """Training rows consumed at each evaluation, (T,). Raises Missing."""
+        raise NotImplementedError
+
+    def valley(self, kind: str, column: str) -> np.ndarray:
+        """Mean over the valley positions of single steps (..., S, batches), ``kind``: dpo,
+        coinflip or sft; probabilities in percentage points. Raises Missing."""
+        raise NotImplementedError
+
+    def win_rate(self, last: bool) -> np.ndarray:
+        """Win rate of extend over the baseline in percent, (..., S, E): before DPO, or at the
+        ``last`` epoch. Raises Missing."""
+        raise NotImplementedError
+
+    def has(self, role: str) -> bool:
+        try:
+            return bool(self.kinds(role))
+        except Missing:
+            return False
+
+    # -- what claims ask -----------------------------------------------------------------------
+
+    def change(
+        self,
+        role: str,
+        column: str,
+        kind: str,
+        until: float | np.ndarray | None = None,
+        since: float | None = None,
+    ) -> Move:
+        """Change of a column from the run's start (or ``since`` a step) to its end (or ``until``
+        a step, a number or one per seed), in percent of the run's start."""
+        steps, values = self.curve(role, column, kind)
+        end = values[..., -1, :] if until is None else read(steps, values, until)
+        begin = values[..., 0, :] if since is None else read(steps, values, since)
+        return percent(end - begin, values[..., 0, :])
+
+    def mean_change(self, role: str, column: str, kinds: list[str], **when) -> Move:  # noqa: ANN003
+        """The mean over ``kinds`` of :meth:`change`."""
+        return mean_move([self.change(role, column, kind, **when) for kind in kinds])
+
+    def last_step(self, role: str) -> float:
+        return float(self.curve(role, "logp", "chosen")[0][-1])
+
+    def others(self, role: str) -> list[str]:
+        """The response types besides y⁺ and y⁻."""
+        return self._some(role, [k for k in self.kinds(role) if k not in ("chosen", "rejected")])
+
+    def shuffled(self, role: str) -> list[str]:
+        return self._some(role, [k for k in self.kinds(role) if k.startswith(SHUFFLED)])
+
+    def _some(self, role: str, kinds: list[str]) -> list[str]:
+        """``kinds`` that have a log-prob at all."""
+        found = []
+        for kind in kinds:
+            try:
+                self.curve(role, "logp", kind)
+            except Missing:
+                continue
+            found.append(kind)
+        if not found:
+            raise Missing(f"log-probs of other types in run {role}")
+        return found
+
+    def margin(self, role: str) -> tuple[np.ndarray, np.ndarray]:
+        """Steps and the margin gained, (..., S, T)."""
+        steps, chosen = self.curve(role, "logp", "chosen")
+        gap = np.nanmean(chosen - self.curve(role, "logp", "rejected")[1], -1)
+        return steps, gap - gap[..., :1]
+
+    def equal_margin(self, roles: list[str]) -> dict[str, np.ndarray]:
+        """Per role the step, (..., S), at which it first reaches the smallest final margin; NaN
+        where that is not above zero: then there is nothing to compare at."""
+        margins = {role: self.margin(role) for role in roles}
+        common = np.minimum.reduce([gained[..., -1] for _, gained in margins.values()])
+        nothing = np.where(common > 0, 0.0, np.nan)
+        return {role: first_reached(*curve, common) + nothing for role, curve in margins.items()}
+
+    def bell(self, role: str, kind: str, apart: bool) -> tuple[Move, Move]:
+        """Rise to the peak of the mean curve and change from it to the end. ``apart``: each half of
+        the conversations in each seed is read at the peak of the other half in the other seeds:
+        noise makes no peak then, but blurs one; otherwise at its own, which noise makes higher."""
+        _, values = self.curve(role, "logp", kind)
+        ups, downs = (np.full(values[..., 0, :].shape, np.nan) for _ in range(2))
+        for mine, other in self.halves(values, apart):
+            means = np.nanmean(values[..., other], -1)
+            if apart and means.shape[-2] > 1:
+                means = means.sum(-2, keepdims=True) - means
+            peak = means.argmax(-1)[..., None, None]
+            top = np.take_along_axis(values[..., mine], peak, -2)[..., 0, :]
+            ups[..., mine] = top - values[..., 0, mine]
+            downs[..., mine] = values[..., -1, mine] - top
+        start = values[..., 0, :]
+        return percent(ups, start), percent(downs, start)
+
+    def largest(self, moves: list[Move], apart: bool) -> np.ndarray:
+        """The largest of several moves, in percent (..., S, E); ``apart`` as in :meth:`bell`."""
+        stack = np.stack([move.percent for move in moves])
+        out = np.full(stack.shape[1:], np.nan)
+        for mine, other in self.halves(stack, apart):
+            best = np.nanmean(stack[..., other], (-2, -1)).argmax(0)[None, ..., None, None]
+            out[..., mine] = np.take_along_axis(stack[..., mine], best, 0)[0]
+        return out
+
+    def halves(self, values: np.ndarray, apart: bool) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Halves of the conversations as masks over examples, each with the other one; the whole
+        with itself unless ``apart``, and where there is a single conversation."""
+        half = np.unique(self._clusters(values), return_inverse=True)[1] % 2 == 1
+        if not apart or not half.any():
+            return [(np.ones_like(half), np.ones_like(half))]
+        return [(half, ~half), (~half, half)]
+
+    def correlation(self, one: list[Move], two: list[Move]) -> tuple[np.ndarray, np.ndarray]:
+        """Pearson's correlation over types of two lists of moves: jackknife pseudo-values over
+        conversations, (..., S, C), and the conversations' numbers."""
+        stacks = [np.stack([move.percent for move in moves]) for moves in (one, two)]
+        if stacks[0].shape[-1] != stacks[1].shape[-1]:  # one has means alone
+            stacks = [np.nanmean(stack, -1, keepdims=True) for stack in stacks]
+        clusters = self._clusters(stacks[0])
+        number = np.unique(clusters, return_inverse=True)[1]
+        count = int(number.max()) + 1
+        whole = _correlation(*(np.nanmean(stack, -1) for stack in stacks))
+        if count == 1:
+            return whole[..., None], np.zeros(1, dtype=int)
+        member = np.eye(count)[number]
+        without = []
+        for stack in stacks:
+            sums = np.nan_to_num(stack) @ member
+            sizes = (~np.isnan(stack)).astype(float) @ member
+            total, size = sums.sum(-1, keepdims=True), sizes.sum(-1, keepdims=True)
+            without.append((total - sums) / np.maximum(size - sizes, 1))
+        left_out = _correlation(*without)
+        return count * whole[..., None] - (count - 1) * left_out, np.arange(count)
+
+    def _clusters(self, values: np.ndarray) -> np.ndarray:
+        examples = values.shape[-1]
+        return self.clusters if len(self.clusters) == examples else np.arange(examples)
+
+
+def read(steps: np.ndarray, values: np.ndarray, at: float | np.ndarray) -> np.ndarray:
+    """``values`` (..., T, E) at a step (a number, or (...)), interpolated linearly: (..., E)."""
+    at = np.asarray(at, dtype=float)
+    after = np.clip(np.searchsorted(steps, at), 1, len(steps) - 1)  # NaN reads as NaN
+    share = (at - steps[after - 1]) / (steps[after] - steps[after - 1])
+    if at.ndim == 0:
+        return (1 - share) * values[..., after - 1, :] + share * values[..., after, :]
+    before, behind = (
+        np.take_along_axis(values, index[..., None, None], -2)[..., 0, :]
+        for index in (after - 1, after)
+    )
+    return (1 - share[..., None]) * before + share[..., None] * behind
+
+
+def first_reached(steps: np.ndarray, values: np.ndarray, level: np.ndarray) -> np.ndarray:
+    """The step, (...), at which ``values`` (..., T) first reach ``level`` (...), interpolated; the
+    last where they never do."""
+    over = values >= level[..., None]
+    first = np.where(over.any(-1), over.argmax(-1), len(steps) - 1)
+    after = np.maximum(first, 1)
+    ends = [np.take_along_axis(values, i[..., None], -1)[..., 0] for i in (after - 1, after)]
+    gap = np.where(ends[1] == ends[0], 1.0, ends[1] - ends[0])
+    share = np.clip((level - ends[0]) / gap, 0.0, 1.0)
+    found = steps[after - 1] + share * (steps[after] - steps[after - 1])
+    found = np.where(first == 0, steps[0], found)
+    return np.where(over.any(-1), found, steps[-1])
+
+
+def _correlation(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+    """Pearson's correlation along the first axis."""
+    one, two = (each - each.mean(0) for each in (one, two))
+    return (one * two).sum(0) / np.sqrt((one**2).sum(0) * (two**2).sum(0))
+
+
+class Recorded(Evidence):
+    """Evidence from trajectories.
+
+    Args:
+        runs: trajectories by role and seed; every role with the same seeds. Steps that are not
+            known are numbered by evaluation.
+        conversation_of: the conversation of each train probe, by example id; None: each its own.
+        one_step: single-step tables by seed, if there are.
+        win_rates: the rows of tables/winrate.csv that compare extend with the baseline, if any.
+        text: ``hh``, ``ultrafeedback`` or None.
+        peers: see :class:`Evidence`.
+    """
+
+    def __init__(
+        self,
+        runs: Mapping[str, Trajectories],
+        conversation_of: Mapping[str, str] | Callable[[str], str] | None = None,
+        one_step: Mapping[int, pd.DataFrame] | None = None,
+        win_rates: pd.DataFrame | None = None,
+        text: str | None = None,
+        peers: tuple[str, ...] = (),
+    ) -> None:
+        self._runs = runs
+        self._one_step, self._win_rates = one_step, win_rates
+        self.text, self.peers = text, peers
+        self._known: dict[str, list[_Grid]] = {}
+        self._curves: dict[tuple[str, str], np.ndarray] = {}
+        self.clusters = np.arange(1)
+        for by_seed in self._runs.values():
+            table = next(iter(by_seed.values()))
+            ids = table.loc[table["split"] == "train", "example_id"].dropna().unique()
+            if len(ids) > len(self.clusters):
+                get = getattr(conversation_of, "get", conversation_of) or (lambda name: name)
+                names = [get(name) or name for name in np.sort(ids)]
+                self.clusters = np.unique(names, return_inverse=True)[1]
+
+    def _of(self, role: str) -> Trajectories:
+        if not self._runs.get(role):
+            raise Missing(f"run {role}")
+        return self._runs[role]
+
+    def _grids(self, role: str) -> list["_Grid"]:
+        if role not in self._known:
+            first, *rest = self._of(role).values()
+            grid = _Grid(first)
+            self._known[role] = [grid, *(_Grid(table, grid) for table in rest)]
+        return self._known[role]
+
+    def kinds(self, role: str) -> list[str]:
+        return self._grids(role)[0].kinds
+
+    def curve(self, role: str, column: str, kind: str) -> tuple[np.ndarray, np.ndarray]:
+        grids = self._grids(role)
+        if kind not in grids[0].kinds:
+            raise Missing(f"type {kind} in run {role}")
+        if (role, column) not in self._curves:
+            if not all(column in grid.table for grid in grids):
+                raise Missing(f"{column} in run {role}")
+            self._curves[role, column] = np.stack([grid.values(column) for grid in grids])
+        values = self._curves[role, column][:, grids[0].kinds.index(kind)]
+        if np.isnan(values).all():
+            raise Missing(f"{column} of {kind} in run {role}")
+        return grids[0].steps, values
+
+    def examples(self, role: str) -> np.ndarray:
+        table = self._grids(role)[0].table
+        if "examples" not in table or table["examples"].isna().any():
+            raise Missing(f"training rows consumed by run {role}")
+        counted = table.drop_duplicates("step").sort_values("step")["examples"]
+        return counted.to_numpy(dtype=float)
+
+    def valley(self, kind: str, column: str) -> np.ndarray:
+        if not self._one_step:
+            raise Missing("single steps (one-step.parquet)")
+        means = []
+        for table in self._one_step.values():
+            if column not in table:
+                raise Missing(f"{column} in one-step.parquet")
+            rows = table[(table["kind"] == kind) & (table["p_label"] < VALLEY)]
+            scale = 100 if column.startswith("dp_") else 1
+            means.append(scale * rows.groupby("batch")[column].mean().to_numpy())
+        # The batches of two seeds are not the same, so seeds are cut to as many as all have.
+        count = min(map(len, means))
+        if count == 0:
+            raise Missing(f"valley positions (π < {VALLEY})")
+        return np.array([values[:count] for values in means])
+
+    def win_rate(self, last: bool) -> np.ndarray:
+        table = self._win_rates
+        if table is None or table.empty:
+            raise Missing("win rates (tables/winrate.csv)")
+        epochs = np.sort(table["epoch"].unique())
+        if epochs[0] != 0 or len(epochs) < 2:
+            raise Missing("win rates before and after DPO")
+        rows = table[table["epoch"] == (epochs[-1] if last else 0)]
+        if len(rows) > 1:
+            return 100 * rows.sort_values("seed")["rate"].to_numpy(dtype=float)[:, None]
+        row = rows.iloc[0]  # one seed: its comparisons, a tie counting half
+        counts = row[["wins", "losses", "ties"]].astype(int)
+        return np.repeat([100.0, 0.0, 50.0], counts)[None]
+
+
+class _Grid:
+    """One trajectory's train probes as arrays (types, evaluations, examples), in the order of the
+    ``like`` grid of another seed; gaps are NaN."""
+
+    def __init__(self, table: pd.DataFrame, like: "_Grid | None" = None) -> None:
+        table = table[table["split"] == "train"]
+        if table["step"].isna().any():  # not known: numbered by evaluation
+            table = table.assign(step=table["evaluation"])
+        # Imported runs may hold means alone, without an example_id.
+        table = table.assign(example_id=table["example_id"].fillna("mean"))
+        self.table = table
+        self.axes = like.axes if like else (
+            pd.Index(table["response_type"].unique()),
+            pd.Index(np.sort(table["step"].unique())),
+            pd.Index(np.sort(table["example_id"].unique())),
+        )  # fmt: skip
+        names = ("response_type", "step", "example_id")
+        place = [axis.get_indexer(table[n]) for axis, n in zip(self.axes, names, strict=True)]
+        self._known = np.min(place, axis=0) >= 0
+        self._place = tuple(each[self._known] for each in place)
+        self.kinds = list(self.axes[0])
+        self.steps = self.axes[1].to_numpy(dtype=float)
+
+    def values(self, column: str) -> np.ndarray:
+        out = np.full(tuple(map(len, self.axes)), np.nan)
+        out[self._place] = self.table[column].to_numpy(dtype=float)[self._known]
+        return out

@@ -1,0 +1,115 @@
+"""Claims: sentences of the paper, each decided by a number, for every data set × model.
+
+Requires trajectories and probe sets; takes single steps, win rates and imported published runs where
+the study has them. Makes claims.parquet, claims.md, tables/claims.csv and figures/claims.pdf, .png.
+"""
+
+
+def claim_roles(entry):
+    """The runs of one data set × model, by role: those of figures.squeeze and those of claims."""
+    known = {
+        **STUDY.config["figures"]["squeeze"]["runs"],
+        **STUDY.config["claims"]["roles"],
+    }
+    return {role: known[role] for role in entry.get("roles", known)}
+
+
+def claim_columns():
+    """What the claims' script must know of every data set × model."""
+    squeeze = STUDY.config["figures"]["squeeze"]
+    winrate = STUDY.config["figures"].get("winrate", {})
+    place = lambda entry: (entry["dataset"], entry["model"])
+    columns = []
+    for entry in STUDY.config["claims"]["evaluate"]:
+        roles = claim_roles(entry)
+        columns.append(
+            {
+                "dataset": entry["dataset"],
+                "model": entry["model"],
+                "runs": roles,
+                "text": entry.get("text"),
+                "one_step": place(entry) == (squeeze["dataset"], squeeze["model"]),
+                "win_rates": place(entry)
+                == (winrate.get("dataset"), winrate.get("model")),
+                "rates": {role: STUDY.runs[run]["lr"] for role, run in roles.items()},
+                "peers": {
+                    other["model"]: {
+                        role: run
+                        for role, run in claim_roles(other).items()
+                        if role in ("sft", "dpo")
+                    }
+                    for other in STUDY.config["claims"]["evaluate"]
+                    if other["dataset"] == entry["dataset"] and other is not entry
+                },
+            }
+        )
+    return columns
+
+
+rule make_claims:
+    """Every claim of docs/statistics.md, with effect, interval, dose and verdict."""
+    input:
+        trajectories=[
+            f"{run_folder(entry['dataset'], entry['model'], run, seed)}/trajectory.parquet"
+            for entry in STUDY.config["claims"]["evaluate"]
+            for run in dict.fromkeys(claim_roles(entry).values())
+            for seed in STUDY.seeds
+        ],
+        probes=[
+            f"{RESULTS}/data/{dataset}/probe.parquet"
+            for dataset in dict.fromkeys(
+                entry["dataset"] for entry in STUDY.config["claims"]["evaluate"]
+            )
+        ],
+        one_step=(
+            one_steps() if any(one["one_step"] for one in claim_columns()) else []
+        ),
+        published=expand(f"{RESULTS}/published/{{name}}.parquet", name=PUBLISHED),
+        winrate=(f"{RESULTS}/tables/winrate.csv" if "winrate" in FIGURE_NAMES else []),
+    output:
+        claims=f"{RESULTS}/claims.parquet",
+        markdown=f"{RESULTS}/claims.md",
+        parts=f"{RESULTS}/tables/claims.csv",
+    log:
+        f"{RESULTS}/logs/make_claims.log",
+    localrule: True
+    conda:
+        "../envs/learning-dynamics.yaml"
+    params:
+        script=script("make_claims"),
+        code=code("make_claims"),
+        study=json.dumps(
+            {"study": STUDY.name, "seeds": STUDY.seeds, "columns": claim_columns()}
+        ),
+        root=lambda wildcards: RESULTS,
+        published=lambda wildcards, input: [
+            f"{name}={path}" for name, path in zip(PUBLISHED, input.published)
+        ],
+        winrate=lambda wildcards, input: (
+            ["--winrate", input.winrate] if input.winrate else []
+        ),
+    shell:
+        "{params.script} --study {params.study:q} --results {params.root:q}"
+        " --published {params.published:q} {params.winrate:q}"
+        " --out {output.claims:q} --parts {output.parts:q} --markdown {output.markdown:q}"
+        " --log {log:q}"
+
+
+rule draw_claims:
+    """Claims × data sets and models: which hold, in one picture."""
+    input:
+        f"{RESULTS}/claims.parquet",
+    output:
+        multiext(f"{RESULTS}/figures/claims", ".pdf", ".png"),
+    log:
+        f"{RESULTS}/logs/draw_claims.log",
+    localrule: True
+    conda:
+        "../envs/learning-dynamics.yaml"
+    params:
+        script=script("draw_claims"),
+        code=code("draw_claims"),
+        study=json.dumps({"study": STUDY.name, "seeds": STUDY.seeds}),
+    shell:
+        "{params.script} --study {params.study:q} --claims {input:q} --out {output:q}"
+        " --log {log:q}"
