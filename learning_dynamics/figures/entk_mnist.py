@@ -116,7 +116,8 @@ def _phases(part: SubFigure, networks: dict[str, tuple[Seeds, Seeds]], dense: in
         labels[1].append((moved[:, -1].mean(), f"{word}: weights", colour))
         labels[2].append((likeness[:, -1].mean(), word, colour))
     axes[0].set_ylim(bottom=0)
-    axes[1].set_yscale("log")
+    axes[1].set_yscale("log")  # a band that reaches zero is cut below the lowest mean
+    axes[1].set_ylim(bottom=min(line.get_ydata().min() for line in axes[1].lines) / 2)
     axes[2].set_ylim(min(0, axes[2].get_ylim()[0]), 1.03)
     titles = ["size: mean $‖K‖_F$ over all pairs", "restlessness: change in one epoch,\n‖K − K′‖ / "
               "‖K′‖ and that of the weights", "relative influence: rank correlation of\n‖K‖ over "
