@@ -36,10 +36,12 @@ def draw(study: dict, table: pd.DataFrame) -> Figure:
     figure.text(0.012, 0.985, f"Nearest neighbour in the own sub-space of the paper’s drawing: "
                 f"{share} of the types (chance {chance:.0%})", fontsize=10, va="top",
                 fontweight="bold")  # fmt: skip
-    text = (f"Silhouette of the three sub-spaces: {silhouette} (1: as drawn, 0: no groups). Types "
-            "are near when training moves them alike: principal components of the change of log π per "
-            f"token after training on {updates}, each update standardised. Small, thin: the seeds, "
-            "laid over by Procrustes.")  # fmt: skip
+    text = (
+        f"Silhouette of the three sub-spaces: {silhouette} (1: as drawn, 0: no groups). Types are "
+        "near when training moves them alike: principal components of the change of log π per "
+        f"token after training on {updates}, each update standardised. Small, thin: the seeds, "
+        "laid over by Procrustes."
+    )
     figure.text(0.012, 0.95, textwrap.fill(text, 128), fontsize=7.5, va="top", color="#444444")
     for number, (space, name) in enumerate(NAMES.items()):
         figure.text((0.085, 0.365, 0.7)[number], 0.825, f"{'●■▲'[number]} {name}", fontsize=8.5,
