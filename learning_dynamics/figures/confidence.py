@@ -41,11 +41,11 @@ def draw(
                                bottom=(0.5 + 2.3 * more) / height, wspace=0.78)  # fmt: skip
     axes = [figure.add_subplot(grid[n]) for n in range(3)]
     rises, kinds = _peakiness(axes[0], runs["sft"], logits)
-    axes[0].set_title(f"SFT: peakiness ‖A‖_F rises for {rises} of {kinds} types", pad=9)
+    axes[0].set_title(f"SFT: peakiness ‖A‖_F rises for {rises} of {kinds} types", pad=16)
     for panel, role in zip(axes[1:], ("sft", "dpo"), strict=True):
         moved = _mass(panel, runs[role])
         words = "rises" if moved > 0 else "falls"
-        panel.set_title(f"{role.upper()}: greedy token along y⁺ {words} {moved:+.1f} nats")
+        panel.set_title(f"{role.upper()}: greedy token along y⁺ {words} {moved:+.1f} nats", pad=16)
         panel.set_ylabel("log-prob, sum over the response (nats)")
     axes[0].set_ylabel("‖A‖_F, mean over positions")
     for panel in axes:

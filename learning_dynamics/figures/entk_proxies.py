@@ -61,7 +61,7 @@ def draw(
             _bars(right, _rows(accumulated, of))
             if row == len(updates) - 1:
                 left.set_xlabel("updates")
-                right.set_xlabel("summed over the run", fontsize=7)
+                right.set_xlabel("summed over the run", fontsize=7, labelpad=9)
     _head(figure, height, curves, updates)
     if agreement is not None:
         _agreement(figure, agreement, below / height)
@@ -155,9 +155,9 @@ def _head(figure: Figure, height: float, curves: pd.DataFrame, updates: list[str
 
 
 def _agreement(figure: Figure, table: pd.DataFrame, share: float) -> None:
-    grid = GridSpec(1, 2, figure=figure, left=0.16, right=0.985, top=share * 0.77,
+    titles = {"per_position": "‖K‖²_F per observed position"}
+    grid = GridSpec(1, len(titles), figure=figure, left=0.16, right=0.985, top=share * 0.77,
                     bottom=share * 0.15, wspace=0.06)  # fmt: skip
-    titles = {"per_position": "‖K‖²_F per observed position", "total": "‖K‖²_F of the response"}
     lines = [(w, q) for w in WHERE for q in NAMES]
     for number, (kernel, title) in enumerate(titles.items()):
         axes = figure.add_subplot(grid[number])

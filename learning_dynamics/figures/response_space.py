@@ -33,8 +33,8 @@ def draw(study: dict, table: pd.DataFrame) -> Figure:
     silhouette = _over_seeds(seeds, "silhouette")
     chance = expected_by_chance(list(mean["response_type"]))
     updates = ", ".join(_name(update) for update in study["updates"])
-    figure.text(0.012, 0.985, f"Nearest neighbour in the own sub-space of the paper’s drawing: "
-                f"{share} of the types (chance {chance:.0%})", fontsize=10, va="top",
+    figure.text(0.012, 0.985, f"Nearest neighbour in the own sub-space of the paper: "
+                f"{share} of types (chance {chance:.0%})", fontsize=9.5, va="top",
                 fontweight="bold")  # fmt: skip
     text = (
         f"Silhouette of the three sub-spaces: {silhouette} (1: as drawn, 0: no groups). Types are "
