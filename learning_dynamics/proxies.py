@@ -134,9 +134,9 @@ def accumulated_by_seed(table: pd.DataFrame) -> pd.DataFrame:
     whole = table.assign(
         part=table["ema"].where(table["definition"] == PUBLISHED, table["value"])
     ).groupby(keys, sort=False)
-    found = whole["part"].agg(lambda values: values.sum(skipna=False)).rename("value")
-    variance = whole["ema"].agg(lambda values: values.var(ddof=0)).rename("variance")
-    return pd.concat([found, variance], axis=1).reset_index()
+    total = whole["part"].sum().where(whole["part"].count() == whole["part"].size())
+    variance = whole["ema"].var(ddof=0)
+    return pd.DataFrame({"value": total, "variance": variance}).reset_index()
 
 
 def accumulated(table: pd.DataFrame) -> pd.DataFrame:

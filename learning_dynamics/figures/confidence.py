@@ -41,18 +41,18 @@ def draw(
                                bottom=(0.5 + 2.3 * more) / height, wspace=0.78)  # fmt: skip
     axes = [figure.add_subplot(grid[n]) for n in range(3)]
     rises, kinds = _peakiness(axes[0], runs["sft"], logits)
-    axes[0].set_title(f"SFT: peakiness ‖A‖_F rises for {rises} of {kinds} types")
+    axes[0].set_title(f"SFT: peakiness ‖A‖_F rises for {rises} of {kinds} types", pad=16)
     for panel, role in zip(axes[1:], ("sft", "dpo"), strict=True):
         moved = _mass(panel, runs[role])
         words = "rises" if moved > 0 else "falls"
-        panel.set_title(f"{role.upper()}: greedy token along y⁺ {words} {moved:+.1f} nats")
+        panel.set_title(f"{role.upper()}: greedy token along y⁺ {words} {moved:+.1f} nats", pad=16)
         panel.set_ylabel("log-prob, sum over the response (nats)")
     axes[0].set_ylabel("‖A‖_F, mean over positions")
     for panel in axes:
         panel.set_xlabel("updates")
-    figure.text(0.012, 1 - 0.1 / height, "The model’s confidence: dotted labels say along which "
-                "response; bands: 95% t-interval over seeds", fontsize=10.5, va="top",
-                fontweight="bold")  # fmt: skip
+    figure.text(0.012, 1 - 0.1 / height, "Does training make the model peakier? Solid: along y⁺; "
+                "dashed: along another’s y⁺, shuffled; bands: 95% t-interval over seeds",
+                fontsize=10.5, va="top", fontweight="bold")  # fmt: skip
     figure.text(0.012, 1 - 0.34 / height, "The greedy token along y⁺ is the paper’s definition; "
                 "along shuffled words is what its code recorded. The complement is summed outside "
                 "the greedy token, so that no line has to be continued by hand.", fontsize=7.5,
@@ -89,7 +89,7 @@ def _peakiness(axes: Axes, runs: Trajectories, logits: Mapping[int, int]) -> tup
         end = _band(axes, found[0][0], curves, color=colour, alpha=alpha, lw=width)
         rises += end > np.mean([values[0] for values in curves])
         labels.append((end, name, colour))
-    style.direct_labels(axes, labels, gap=0.077)
+    style.direct_labels(axes, labels, gap=0.074)
     return rises, len(kinds)
 
 

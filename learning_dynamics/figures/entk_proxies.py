@@ -49,7 +49,7 @@ def draw(
             left = figure.add_subplot(grid[row, 2 * block])
             right = figure.add_subplot(grid[row, 2 * block + 1])
             if row == 0:
-                left.set_title(title, fontsize=9, fontweight="bold", pad=9)
+                left.set_title(title, fontsize=9, fontweight="bold", y=1.1)
             if block == 0:
                 left.text(-0.36, 0.5, _supervision(update), transform=left.transAxes, rotation=90,
                           ha="center", va="center", fontsize=8.5, fontweight="bold")  # fmt: skip
@@ -61,7 +61,7 @@ def draw(
             _bars(right, _rows(accumulated, of))
             if row == len(updates) - 1:
                 left.set_xlabel("updates")
-                right.set_xlabel("summed over the run", fontsize=7)
+                right.set_xlabel("summed over the run", fontsize=7, labelpad=9)
     _head(figure, height, curves, updates)
     if agreement is not None:
         _agreement(figure, agreement, below / height)
@@ -151,13 +151,13 @@ def _head(figure: Figure, height: float, curves: pd.DataFrame, updates: list[str
         if kind in present:
             figure.text(x, 1 - 0.63 / height, f"■ {name}", color=colour, alpha=max(alpha, 0.5),
                         fontsize=8, va="top", fontweight="bold")  # fmt: skip
-            x += (len(name) + 3.2) * 0.00465
+            x += (len(name) + 3.4) * 0.0048
 
 
 def _agreement(figure: Figure, table: pd.DataFrame, share: float) -> None:
-    grid = GridSpec(1, 2, figure=figure, left=0.16, right=0.985, top=share * 0.8,
+    titles = {"per_position": "‖K‖²_F per observed position"}
+    grid = GridSpec(1, len(titles), figure=figure, left=0.16, right=0.985, top=share * 0.77,
                     bottom=share * 0.15, wspace=0.06)  # fmt: skip
-    titles = {"per_position": "‖K‖²_F per observed position", "total": "‖K‖²_F of the response"}
     lines = [(w, q) for w in WHERE for q in NAMES]
     for number, (kernel, title) in enumerate(titles.items()):
         axes = figure.add_subplot(grid[number])

@@ -1,6 +1,8 @@
 """figures/response_space: the response types placed by their measured mutual influence, coloured by
 the paper's three sub-spaces."""
 
+import textwrap
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -31,16 +33,18 @@ def draw(study: dict, table: pd.DataFrame) -> Figure:
     silhouette = _over_seeds(seeds, "silhouette")
     chance = expected_by_chance(list(mean["response_type"]))
     updates = ", ".join(_name(update) for update in study["updates"])
-    figure.text(0.012, 0.985, "Do the data group the types as the paper draws them? Nearest "
-                f"neighbour in the own sub-space: {share} (chance {chance:.0%})", fontsize=9.5,
-                va="top", fontweight="bold")  # fmt: skip
-    figure.text(0.012, 0.95, f"Silhouette of the three sub-spaces: {silhouette} (1: as drawn, 0: "
-                "no groups). Types are near when training moves them alike: principal components "
-                f"of the\nchange of log π per token after training on {updates}; each\nupdate "
-                "standardised. Thin: seeds, laid over by Procrustes.",
-                fontsize=7.5, va="top", color="#444444")  # fmt: skip
+    figure.text(0.012, 0.985, f"Nearest neighbour in the own sub-space of the paper: "
+                f"{share} of types (chance {chance:.0%})", fontsize=9.5, va="top",
+                fontweight="bold")  # fmt: skip
+    text = (
+        f"Silhouette of the three sub-spaces: {silhouette} (1: as drawn, 0: no groups). Types are "
+        "near when training moves them alike: principal components of the change of log π per "
+        f"token after training on {updates}, each update standardised. Small, thin: the seeds, "
+        "laid over by Procrustes."
+    )
+    figure.text(0.012, 0.95, textwrap.fill(text, 128), fontsize=7.5, va="top", color="#444444")
     for number, (space, name) in enumerate(NAMES.items()):
-        figure.text(0.09 + 0.3 * number, 0.825, f"{'●■▲'[number]} {name}", fontsize=8.5,
+        figure.text((0.085, 0.365, 0.7)[number], 0.825, f"{'●■▲'[number]} {name}", fontsize=8.5,
                     color=COLOURS[space], fontweight="bold")  # fmt: skip
     axes.set_xlabel(f"first component ({mean['share_x'].iloc[0]:.0%} of the variance)")
     axes.set_ylabel(f"second component ({mean['share_y'].iloc[0]:.0%})")
