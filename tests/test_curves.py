@@ -246,7 +246,7 @@ def test_pipelines_say_what_the_config_says():
         spec = study.runs[run]
         box = next(word for word in words if word.endswith(f"\n{run}"))
         per_pair = 2 if spec["target"] in ("extend", "irrelevant") else 1
-        assert f"{spec['epochs']:g} epochs ({spec['epochs'] * per_pair:g} rows a pair)" in box
+        assert f"epochs {spec['epochs']:g} (rows per pair: {spec['epochs'] * per_pair:g})" in box
         assert f"lr {spec['lr']:g}" in box
     plt.close("all")
 

@@ -43,6 +43,8 @@ def test_defaults_are_filled():
         del config[section]
     config["datasets"] = {"toyworld": {"source": "toyworld"}, "mine": {"source": "file"}}
     config["models"] = {"toy-neox": {"source": "pretrain", "corpus": "mine"}}
+    for figure in ("sft_models", "dpo_models"):
+        config["figures"][figure]["models"] = ["toy-neox"]
     del config["figures"]["squeeze"]["one_step"]
     config["figures"]["entk_proxies"]["kernel"] = None  # its model is none of these
     study = Study(config)

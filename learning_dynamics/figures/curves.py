@@ -249,9 +249,9 @@ def grid(
     panels begin ``top`` inches below its upper edge."""
     width, height = WIDTH, top + 0.1 + 2.45 * rows
     figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False)
-    each = (width - 0.55) / columns
+    each = (width - 0.62) / columns
     plot = each - right - 0.5
-    figure.subplots_adjust(left=0.55 / width, right=1 - right / width, top=1 - top / height,
+    figure.subplots_adjust(left=0.62 / width, right=1 - right / width, top=1 - top / height,
                            bottom=0.55 / height, wspace=(right + 0.5) / plot,
                            hspace=0.5)  # fmt: skip
     figure.text(0.005, 1 - 0.07 / height, title, fontsize=11, va="top")
@@ -298,8 +298,9 @@ def finish(
             kinds.append("95% bootstrap over examples (one seed: no training noise)")
         else:
             kinds.append("none where the file holds means alone")
-    text = "; ".join(dict.fromkeys(kinds))
-    figure.text(0.005, 0.002, "Means over train probes, sums of log-probs in nats, not smoothed; "
-                f"labels: {labels}. Bands, of the change since the start: {text}.",
-                fontsize=5.5, color="#666666", va="bottom")  # fmt: skip
+    kinds = list(dict.fromkeys(kinds))
+    above = 0.1 / figure.get_figheight() if len(kinds) > 1 else 0.0  # clear of the stamp
+    figure.text(0.005, 0.002 + above, "Means over train probes, sums of log-probs in nats, not "
+                f"smoothed; labels: {labels}. Bands, of the change since the start: "
+                f"{'; '.join(kinds)}.", fontsize=5.5, color="#666666", va="bottom")  # fmt: skip
     style.stamp(figure, study)

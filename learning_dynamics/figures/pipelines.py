@@ -58,8 +58,8 @@ def _words(run: str, spec: dict, epoch: str | None) -> str:
         words, per_pair = "(y⁺, y⁻)", 1
         if spec.get("labels") == "coin":
             words += ", coin-flip labels"
-    rows = f"{spec['epochs'] * per_pair:g} rows a pair"
-    return (f"{spec['algorithm'].upper()} on {words}\n{spec['epochs']:g} epochs ({rows}), "
+    rows = f"rows per pair: {spec['epochs'] * per_pair:g}"
+    return (f"{spec['algorithm'].upper()} on {words}\nepochs {spec['epochs']:g} ({rows}), "
             f"lr {spec['lr']:g}\n{run}")  # fmt: skip
 
 

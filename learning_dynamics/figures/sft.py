@@ -11,15 +11,15 @@ from learning_dynamics.figures import curves, style
 from learning_dynamics.figures.curves import GREEDY, GREEDY_PUBLISHED, Line, Panel
 
 SIMILAR = Panel(
-    "$y_u^+$ and similar responses (▾ own best)",
+    "$y_u^+$ and similar ones (▾ own best)",
     tuple(map(Line, ("chosen", "chosen_gptsemantic", "chosen_gptformat", "rejected", "irr_test",
                      "irr_hum"))), peaks=True,
 )  # fmt: skip
 SHUFFLED = Panel("not language: shuffled words", tuple(map(Line, ("random_permute",
                  "random_nonhum"))), peaks=True)  # fmt: skip
-OTHERS = Panel("answers to other questions (control: $y_{test}^+$)",
+OTHERS = Panel("others' answers (control: $y_{test}^+$)",
                tuple(map(Line, ("chosen", "irr_train", "irr_test"))), peaks=True)  # fmt: skip
-MAXIMUM = Panel("the greedy token (- - as published)", (Line("chosen"), GREEDY, GREEDY_PUBLISHED))
+MAXIMUM = Panel("greedy token (- - as published)", (Line("chosen"), GREEDY, GREEDY_PUBLISHED))
 PANELS = [SIMILAR, SHUFFLED, OTHERS, MAXIMUM]
 THEN = Panel("SFT, then DPO from its end", (*map(Line, ("chosen", "chosen_gptsemantic", "rejected",
              "irr_train")), GREEDY))  # fmt: skip
@@ -59,6 +59,9 @@ def draw(
     axes[1, 2].remove()
     if heatmap is not None:
         draw_heatmap(figure.add_axes(wide), heatmap)
+    else:
+        left = axes[1, 0].get_position()
+        axes[1, 0].set_position([left.x0, left.y0, wide[0] + wide[2] - left.x0, left.height])
     curves.finish(figure, study, [one for chain in runs.values() for one in chain])
     return figure
 

@@ -59,7 +59,7 @@ def draw(study: dict, runs: Mapping[str, Trajectories]) -> Figure:
         bottom.set_xlabel("epochs of SFT before")
     axes[0, 0].set_ylabel(curves.CHANGE)
     axes[1, 0].set_ylabel("change under DPO (nats)")
-    names = [(f"SFT {epochs[run]:g} epochs", colours[run], "-") for run in order]
+    names = [(f"epochs of SFT: {epochs[run]:g}", colours[run], "-") for run in order]
     curves.names(figure, names + [(word, colour, "") for _, colour, word in map(BASES.get, at)])
     curves.finish(figure, study, list(runs.values()), labels="change under DPO")
     return figure
