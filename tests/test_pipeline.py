@@ -60,7 +60,8 @@ def finished(tmp_path_factory) -> Path:
 def test_every_output_is_there_and_whole(finished):
     """Figures, tables, and trajectories with every type, before the first update and after the
     last, without a missing value."""
-    for figure in ("squeeze", "dose", "probe", "confounds", "residuals", "algorithms", "forget"):
+    for figure in ("squeeze", "dose", "probe", "confounds", "residuals", "algorithms", "forget",
+                   "winrate", "hallucination"):  # fmt: skip
         name = f"figures/{figure}"
         assert (finished / f"{name}.pdf").read_bytes()[:5] == b"%PDF-"
         assert (finished / f"{name}.png").stat().st_size > 10_000
@@ -79,6 +80,12 @@ def test_every_output_is_there_and_whole(finished):
     assert set(effects["verdict"]) <= {"supported", "contradicted", "undecided"}
     card = pd.read_csv(finished / "tables/probe.csv")
     assert set(card["response_type"]) == set(RESPONSE_TYPES)
+    rates = pd.read_csv(finished / "tables/winrate.csv")
+    assert list(rates["epoch"].unique()) == [0, 0.5, 1] and (rates["n"] > 0).all()
+    written = pd.read_csv(finished / "tables/hallucination.csv")
+    assert set(written["role"]) == {"sft", "dpo", "extend", "continued", "coinflip"}
+    kept = finished / RUNS / "dpo/seed0/checkpoints"
+    assert [path.name for path in kept.iterdir()] == ["epoch0.5"]
     switches = pd.read_csv(finished / "tables/confounds.csv")
     assert list(switches["switch"].unique()) == ["leading_space", "end_of_text"]
 
@@ -135,7 +142,8 @@ def test_a_changed_beta_reruns_only_dpo_and_what_follows(finished, tmp_path):
     output = snakemake(finished, "-n", config=[STUDY, overlay])
     assert rules_of(output) == {
         "all", "finetune_dpo", "make_changes", "make_effects", "draw_squeeze", "publish_figure",
-        "publish_table", "make_confounds", "draw_confounds",
+        "publish_table", "make_confounds", "draw_confounds", "generate_answers", "judge_answers",
+        "make_winrate", "draw_winrate", "make_hallucination", "draw_hallucination",
     }  # fmt: skip
 
 
