@@ -393,6 +393,42 @@ def proxy_study(figure, model=None):
     return json.dumps(known)
 
 
+def answers_file(dataset, model, state, seed):
+    """Where the answers of a saved model lie (``state`` as Study.states gives it)."""
+    name, epoch = state
+    if name == "base":
+        return f"{home(model, seed)}/answers-{dataset}.parquet"
+    folder = run_folder(dataset, model, name, seed)
+    return f"{folder}/answers{f'-epoch{epoch}' if epoch else ''}.parquet"
+
+
+def answers_of(figure):
+    """The answers that a figure reads: run, epoch, seed and path of each."""
+    spec = STUDY.config["figures"][figure]
+    return [
+        {
+            "run": run,
+            "epoch": epoch,
+            "seed": seed,
+            "path": answers_file(spec["dataset"], spec["model"], state, seed),
+        }
+        for (run, epoch), state in STUDY.states(figure).items()
+        for seed in STUDY.seeds
+    ]
+
+
+def written_study(figure):
+    """What a script must know of a figure that reads answers, as JSON."""
+    spec = STUDY.config["figures"][figure]
+    return json.dumps(
+        {
+            **json.loads(figure_study(figure)),
+            "answers": answers_of(figure),
+            "world_seed": STUDY.datasets[spec["dataset"]].get("world_seed"),
+        }
+    )
+
+
 def everything():
     """The default target: the active runs and every figure and table of the study."""
     active = STUDY.config["active"]

@@ -9,42 +9,6 @@ figures/{winrate,hallucination}.pdf and .png.
 JUDGE = STUDY.config["judge"]
 
 
-def answers_file(dataset, model, state, seed):
-    """Where the answers of a saved model lie (``state`` as Study.states gives it)."""
-    name, epoch = state
-    if name == "base":
-        return f"{home(model, seed)}/answers-{dataset}.parquet"
-    folder = run_folder(dataset, model, name, seed)
-    return f"{folder}/answers{f'-epoch{epoch}' if epoch else ''}.parquet"
-
-
-def answers_of(figure):
-    """The answers that a figure reads: run, epoch, seed and path of each."""
-    spec = STUDY.config["figures"][figure]
-    return [
-        {
-            "run": run,
-            "epoch": epoch,
-            "seed": seed,
-            "path": answers_file(spec["dataset"], spec["model"], state, seed),
-        }
-        for (run, epoch), state in STUDY.states(figure).items()
-        for seed in STUDY.seeds
-    ]
-
-
-def written_study(figure):
-    """What a script must know of a figure that reads answers, as JSON."""
-    spec = STUDY.config["figures"][figure]
-    return json.dumps(
-        {
-            **json.loads(figure_study(figure)),
-            "answers": answers_of(figure),
-            "world_seed": STUDY.datasets[spec["dataset"]].get("world_seed"),
-        }
-    )
-
-
 rule generate_answers:
     """Answers to held-out (and some training) prompts at a checkpoint of a run."""
     input:

@@ -93,6 +93,12 @@ def test_every_output_is_there_and_whole(finished):
     assert set(proxies["definition"]) == {"as_defined", "as_published"}
     agreement = pd.read_csv(finished / "tables/kernel_agreement.csv")
     assert (agreement["pairs"] == 3 * 13).all() and agreement["spearman"].notna().all()
+    rates = pd.read_csv(finished / "tables/winrate.csv")
+    assert list(rates["epoch"].unique()) == [0, 0.5, 1] and (rates["n"] > 0).all()
+    written = pd.read_csv(finished / "tables/hallucination.csv")
+    assert set(written["role"]) == {"sft", "dpo", "extend", "continued", "coinflip"}
+    kept = finished / RUNS / "dpo/seed0/checkpoints"
+    assert [path.name for path in kept.iterdir()] == ["epoch0.5"]
     switches = pd.read_csv(finished / "tables/confounds.csv")
     assert list(switches["switch"].unique()) == ["leading_space", "end_of_text"]
 
@@ -189,6 +195,8 @@ def test_a_changed_beta_reruns_only_dpo_and_what_follows(finished, tmp_path):
         "all", "finetune_dpo", "make_changes", "make_claims", "draw_claims", "draw_squeeze",
         "publish_figure", "publish_table", "make_confounds", "draw_confounds", "draw_sft",
         "draw_dpo", "draw_extend", "draw_dpo_models", "draw_sft_then_dpo", "draw_pipelines",
+        "generate_answers", "judge_answers", "make_winrate", "draw_winrate",
+        "make_hallucination", "draw_hallucination",
     }  # fmt: skip
 
 

@@ -20,13 +20,13 @@ FACTS = {  # quantity → (title, quantity drawn dashed beside it)
     "true": ("states the true facts", None),
     "own_false": ("states its y⁻'s false facts", None),
     "leak_seen": ("states another training\nprompt's facts (- - by chance)", "chance"),
-    "other_category": ("names what no such\nquestion asks for", None),
+    "other_category": ("names a word of another\nkind of question", None),
 }
 TEXT = {
     "rep_3": ("repeats 3-grams (rep-3)", None),
     "distinct_2": ("distinct 2-grams (distinct-2)", None),
     "unfinished": ("is never finished", None),
-    "copied_seen": ("longest run copied from training\ny⁺ (- - from held-out y⁺)",
+    "copied_seen": ("longest run copied from\ntraining y⁺ (- - held-out y⁺)",
                     "copied_unseen"),
 }  # fmt: skip
 SPLIT = {"test": "held-out prompts", "train": "training prompts"}
@@ -43,11 +43,11 @@ def draw(study: dict, table: pd.DataFrame) -> Figure:
         for panels in (FACTS, TEXT)
         if ((whole["split"] == split) & whole["quantity"].isin(panels)).any()
     ]
-    height = 1.15 + 1.75 * len(rows)
+    height = 1.15 + 1.8 * len(rows)
     figure = plt.figure(figsize=(8.6, height))
     axes = figure.subplots(len(rows), len(TEXT), squeeze=False)
-    figure.subplots_adjust(left=0.075, right=0.985, top=1 - 1.12 / height, bottom=0.45 / height,
-                           hspace=0.62, wspace=0.3)  # fmt: skip
+    figure.subplots_adjust(left=0.085, right=0.985, top=1 - 1.1 / height, bottom=0.5 / height,
+                           hspace=0.62, wspace=0.28)  # fmt: skip
     end = whole.loc[whole["role"] == "sft", "epoch"].max()
     for line, (split, panels) in zip(axes, rows, strict=True):
         part = whole[whole["split"] == split]
@@ -95,11 +95,12 @@ def _panel(panel: Axes, part: pd.DataFrame, quantity: str, beside: str | None, e
             else:
                 panel.plot(at, rows["value"], color=colour, lw=0.8, ls=dashes, alpha=0.8)
     shown = part[part["quantity"].isin([quantity, beside])]
-    most = shown[["value", "high"]].max().max()
-    least = shown[["value", "low"]].min().min()
-    room = 0.08 * max(most - least, 0.01)
     # Shares lie between 0 and 1; an interval over few seeds may not.
-    panel.set_ylim(max(-0.02, least - room), min(1.02, most + room))
+    most = shown[["value", "high"]].max().max().clip(0, 1)
+    least = shown[["value", "low"]].min().min().clip(0, 1)
+    room = max(0.08 * (most - least), 0.01)
+    panel.set_ylim(least - room, most + room)
+    panel.ticklabel_format(axis="y", useOffset=False)
     ticks = sorted({*(part.loc[part["role"] == "sft", "epoch"] - end),
                     *part.loc[part["role"] != "sft", "epoch"]})  # fmt: skip
     panel.set_xticks(ticks, ["base" if tick == -end else f"{abs(tick):g}" for tick in ticks])
@@ -115,4 +116,4 @@ def _legend(figure: Figure, roles: list[str], height: float) -> None:
         spot.set_transform(figure.transFigure)
         figure.text(place, 1 - 0.37 / height, name, color=colour, fontsize=8, fontweight="bold",
                     va="center")  # fmt: skip
-        place += 0.035 + 0.0125 * len(name)
+        place += 0.05 + 0.0085 * len(name)

@@ -22,31 +22,33 @@ def draw(study: dict, table: pd.DataFrame) -> Figure:
     names = list(table["comparison"].unique())
     whole = table[table["seed"] == "all"]
     lines = len(whole.drop_duplicates(["comparison", "epoch"]))
-    height = 3.6 + 0.17 * (lines + 2)
+    height = 3.95 + 0.17 * (lines + 1)
     figure = plt.figure(figsize=(6.4, height))
     axes = figure.add_axes((0.095, 1 - 3.25 / height, 0.68, 2.55 / height))
     axes.axhline(0.5, color="#555555", lw=0.8)
-    labels = [(0.5, "neither is better", "#555555")]
-    labels += _paper(axes)
+    labels = _paper(axes)
     for number, name in enumerate(names):
         colour = COLOURS[number % len(COLOURS)]
         labels.append(_curve(axes, table[table["comparison"] == name], number, len(names), colour))
     last = max(*whole["epoch"], *PUBLISHED["Claude"])
     axes.set_xlim(-0.35, last + 0.35)
-    axes.set_xticks(sorted({*whole["epoch"], *PUBLISHED["Claude"]}))
+    axes.text(last + 0.3, 0.5, "neither is better", color="#555555", fontsize=6, ha="right",
+              va="bottom")  # fmt: skip
+    ticks = sorted({*whole["epoch"], *PUBLISHED["Claude"]})
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_xlabel("epochs of DPO (0: before it)")
     axes.set_ylabel("win rate of the first run")
     low, high = axes.get_ylim()
     axes.set_ylim(max(-0.02, low), min(1.02, high))
     style.direct_labels(axes, labels, gap=0.085)
-    figure.text(0.012, 1 - 0.07 / height, "Above the line, judges prefer what the first run "
-                "answers", fontsize=10, va="top")  # fmt: skip
+    figure.text(0.012, 1 - 0.07 / height, "Above the line, the first run's answers are "
+                "preferred", fontsize=10, va="top")  # fmt: skip
     seeds = table.loc[table["seed"] != "all", "seed"].nunique()
     over = "t-interval over seeds" if seeds > 1 else "bootstrap over prompts (one seed)"
     order = "both orders, ties are half a win" if _protocol(table) == "swapped" else "as published"
     dots = "; small dots: single seeds" if seeds > 1 else ""
     figure.text(0.012, 1 - 0.28 / height, f"Judge: {table['judge'].iloc[0]} ({order}). Bars: 95% "
-                f"{over}{dots}.\nGrey: the paper's Table 1, another model and other data.",
+                f"{over}{dots}.\nGrey: the paper's Table 1 (Qwen1.5-1.8B on HH).",
                 fontsize=6.5, va="top", color="#444444")  # fmt: skip
     _text(figure, whole, height)
     style.stamp(figure, study)
@@ -90,8 +92,7 @@ def _drawn(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _text(figure: Figure, whole: pd.DataFrame, height: float) -> None:
     """The table under the picture: counts, rate, both intervals."""
-    heads = ["comparison", "epoch", "wins", "losses", "ties", "rate", "t over seeds",
-             "bootstrap over prompts and seeds"]  # fmt: skip
+    heads = ["comparison", "epoch", "wins", "losses", "ties", "rate", *BEST]
     places = [0.02, 0.27, 0.345, 0.42, 0.495, 0.56, 0.63, 0.79]
     top = 1 - 3.78 / height
 
