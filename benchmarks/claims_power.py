@@ -158,7 +158,8 @@ def _squeezing(c: float, role: str = "dpo") -> Moves:
             (role, "logp_greedy0", "chosen"): 10 * c}  # fmt: skip
 
 
-FAR = logp("extend", rejected=-40) | logp("matched", rejected=-40)  # equal margins
+# Equal margins, so large that their noise does not move the step at which they are reached.
+FAR = logp("extend", rejected=-400) | logp("matched", rejected=-400)
 # What moves when a claim is true at c times its smallest effect.
 TRUTH: dict[str, Callable[[float], Moves]] = {
     "C1": lambda c: logp("sft", chosen=[0, 1.5 * c, 3 * c, 4 * c, 5 * c]),
