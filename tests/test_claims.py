@@ -16,10 +16,12 @@ from learning_dynamics.claims import (
     CLAIMS,
     Column,
     Missing,
+    Part,
     Recorded,
     imported,
     recorded,
     tables,
+    weigh,
 )
 from learning_dynamics.claims.evidence import first_reached, percent, read
 from learning_dynamics.claims.inference import (
@@ -166,6 +168,17 @@ def test_percent_is_a_ratio_with_the_spread_of_a_ratio():
     found = math.sqrt(spread(move.percent).conversations)
     assert found == pytest.approx(resampled.std(), rel=0.1)
     assert found < 0.2 * 100 * change.std() / 20 / np.abs(start).mean()
+
+
+def test_a_claim_is_as_strong_as_its_weakest_part():
+    """All parts must hold: the largest p supports; one that fails is enough, but each of them had
+    its chance: the smallest p, times their number, contradicts."""
+    rng = np.random.default_rng(4)
+    parts = [Part("", rng.normal(mean, 1.0, (3, 9)), +1, 1.0) for mean in (8.0, 0.4, 3.0)]
+    each = [(s.p_above(0.0), 1 - s.p_above(1.0)) for s in (spread(part.values) for part in parts)]
+    found = weigh(parts, np.arange(9))
+    assert found.p[0] == max(p for p, _ in each) and found.p[0] > 10 * min(p for p, _ in each)
+    assert found.p[1] == pytest.approx(3 * min(p for _, p in each)) and not found.enough
 
 
 # -- evidence from trajectories --------------------------------------------------------------
@@ -442,20 +455,21 @@ def test_conversations_of_the_published_probes(hh_rows):
 
 # Those that three seeds and 50 probes see at twice their smallest effect; docs/statistics.md says
 # which they do not see, and why.
-SEEN = {"C5", "C7", "C10", "C11", "C11p", "C13", "C14", "C16a", "S1", "S2", "S3"}
+SEEN = {"C5", "C6", "C7", "C10", "C11", "C11p", "C13", "C14", "C15", "C16a", "C16b", "S1", "S2",
+        "S3"}  # fmt: skip
 
 
 def test_verdicts_are_right_where_the_truth_is_known():
-    """The fast version of benchmarks/claims_power.py: 100 draws per claim and state. A share of 93%
-    is missed by four standard deviations at 83%."""
+    """The fast version of benchmarks/claims_power.py: 100 draws per claim and state, where a share
+    of 93% is missed by four standard deviations at 83%, and one of 80% by 2.5 at 70%."""
     draws = 100
     for claim, state, counts in claims_power.verdicts(draws, seeds=3, probes=50, seed=1):
         share = claims_power.right(state, counts) / draws
-        if state in claims_power.CONTROL:
+        if state in claims_power.CONTROL and claim in ("S1", "S2"):
             assert counts[SUPPORTED] == 0, (claim, state, counts)
-        elif state != "twice":
+        elif state not in ("twice", "published"):
             assert share >= 0.83, (claim, state, counts)
-        elif claim in SEEN:
+        elif state == "twice" and claim in SEEN:
             assert share >= 0.7, (claim, state, counts)
 
 

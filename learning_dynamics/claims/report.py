@@ -36,9 +36,7 @@ def as_markdown(claims: pd.DataFrame, parts: pd.DataFrame) -> str:
         where += " (published)" if row["origin"] == "published" else ""
         head = f"| {row['claim']}: {row['words']} | {where} "
         if row["verdict"] == NOT_TESTABLE:
-            lines.append(
-                f"{head}| – | – | – | – | – | – | not testable: {row['missing']} missing |"
-            )
+            lines.append(f"{head}| – | – | – | – | – | – | not testable: lacks {row['missing']} |")
             continue
         nats = "–" if pd.isna(row["nats"]) else f"{row['nats']:+.1f}".replace("-", "−")
         dose = row["dose"] if isinstance(row["dose"], str) else "–"

@@ -17,7 +17,6 @@ LOOKS = {
     UNDECIDED: ("#EEEEEE", "#666666", "o"),
     NOT_TESTABLE: ("white", "#BBBBBB", "_"),
 }
-GROUPS = {"C": "the paper's claims", "S": "squeezing", "O": "one step"}
 ROW, LABEL, CELL = 0.235, 4.5, 1.05  # inches
 
 
@@ -25,9 +24,10 @@ def draw(study: dict, table: pd.DataFrame) -> Figure:
     """The whole matrix from the claims table. A cell shows the verdict by shape and colour, and the
     effect of the part that decides."""
     style.apply()
-    columns = list(
-        table[["origin", "dataset", "model"]].drop_duplicates().itertuples(index=False, name=None)
-    )
+    keys = ["origin", "dataset", "model"]
+    testable = table.groupby(keys)["verdict"].transform(lambda words: (words != NOT_TESTABLE).any())
+    table = table[testable] if testable.any() else table  # columns of dashes say nothing
+    columns = list(table[keys].drop_duplicates().itertuples(index=False, name=None))
     claims = table.drop_duplicates("claim")[["claim", "words"]]
     height = ROW * len(claims) + 1.4
     width = LABEL + CELL * len(columns) + 0.15
