@@ -100,12 +100,7 @@ for drawn in CURVES:
             ),
             heatmap=influence_table(drawn),
         output:
-            pdf=f"{RESULTS}/figures/{drawn}.pdf",
-            png=report(
-                f"{RESULTS}/figures/{drawn}.png",
-                caption=f"../report/{drawn}.rst",
-                category="Figures",
-            ),
+            multiext(f"{RESULTS}/figures/{drawn}", ".pdf", ".png"),
         log:
             f"{RESULTS}/logs/draw_{drawn}.log",
         localrule: True
@@ -136,12 +131,7 @@ for panels, names in PUBLISHED_RUNS.items():
                 published=expand(f"{RESULTS}/published/{{name}}.parquet", name=names),
                 ours=trajectories("squeeze", ["dpo" if panels == "dpo" else "sft"]),
             output:
-                pdf=f"{RESULTS}/figures/published-{panels}.pdf",
-                png=report(
-                    f"{RESULTS}/figures/published-{panels}.png",
-                    caption="../report/published.rst",
-                    category="Figures",
-                ),
+                multiext(f"{RESULTS}/figures/published-{panels}", ".pdf", ".png"),
             log:
                 f"{RESULTS}/logs/draw_published_{panels}.log",
             localrule: True

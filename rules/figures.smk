@@ -97,24 +97,25 @@ rule draw_confounds:
 
 
 rule publish_figure:
-    """The configured study's figure under the name that people type."""
+    """The configured study's figure under the name that people type, as PDF and PNG."""
     input:
-        f"{RESULTS}/figures/{{figure}}.{{ext}}",
+        multiext(f"{RESULTS}/figures/{{figure}}", ".pdf", ".png"),
     output:
-        report(
-            "figures/{figure}.{ext}",
-            caption="../report/caption.rst",
-            category="Figures",
-            labels={"figure": "{figure}", "format": "{ext}"},
+        *(
+            report(
+                f"figures/{{figure}}.{extension}",
+                caption="../report/caption.rst",
+                category="Figures",
+                labels={"figure": "{figure}", "format": extension},
+            )
+            for extension in ("pdf", "png")
         ),
     log:
-        f"{RESULTS}/logs/publish_figure/{{figure}}.{{ext}}.log",
-    wildcard_constraints:
-        ext="pdf|png",
+        f"{RESULTS}/logs/publish_figure/{{figure}}.log",
     localrule: True
     conda:
         "../envs/learning-dynamics.yaml"
     params:
         caption=lambda wildcards: CAPTIONS["figures"][wildcards.figure],
     shell:
-        "cp {input:q} {output:q} 2> {log:q}"
+        "cp {input:q} figures/ 2> {log:q}"
