@@ -11,16 +11,15 @@ issue 2). Here these columns stand on the rows of the type that they belong to.
 
 import json
 import logging
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import yaml
 
 from learning_dynamics import trajectory
 from learning_dynamics.errors import InputError
+from learning_dynamics.known import known_runs
 
 TYPES = ["chosen", "chosen_initial", "chosen_gptsemantic", "chosen_gptformat", "rejected",
          "reject_gptsemantic", "reject_gptformat", "irr_train", "irr_test", "irr_hum",
@@ -63,13 +62,6 @@ def _key_orders() -> list[list[str]]:
 
 
 KEY_ORDERS = _key_orders()
-
-
-@cache
-def known_runs() -> dict[str, dict]:
-    """What is known of each published run, by folder name (published_runs.yaml)."""
-    path = Path(__file__).with_name("published_runs.yaml")
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:

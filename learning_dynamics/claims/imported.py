@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from learning_dynamics import published
 from learning_dynamics.claims.evidence import Recorded
 from learning_dynamics.claims.verdicts import Column
+from learning_dynamics.known import known_runs
 
 # Rows of the released HH probing file that share a first turn with an earlier row.
 CONTINUES = {24: 18, 144: 53, 176: 11, 234: 226, 237: 50, 450: 402, 459: 419, 478: 428}
@@ -19,7 +19,7 @@ def columns(runs: Mapping[str, pd.DataFrame]) -> list[Column]:
     by name; runs without a role there are left out."""
     groups: dict[tuple[str, str], dict[str, str]] = {}
     for name in runs:
-        known = published.known_runs().get(name, {})
+        known = known_runs().get(name, {})
         roles = known.get("role") or []
         for role in [roles] if isinstance(roles, str) else roles:
             groups.setdefault((known["group"], known["model"]), {})[role] = name
