@@ -28,7 +28,7 @@ CONFOUNDS := confounds influence fingerprint
 FILES := config.yaml $(if $(filter-out toy,$(STUDY)),studies/$(STUDY).yaml)
 SNAKEMAKE = export PATH="$(CURDIR)/$(BIN):$$PATH"; set -e; \
             python -m learning_dynamics.study $(FILES); \
-            snakemake $(1) $(CONFIG) --cores $(CORES) --rerun-incomplete --show-failed-logs \
+            python -m learning_dynamics.warm snakemake $(1) $(CONFIG) --cores $(CORES) --rerun-incomplete --show-failed-logs \
             --quiet rules host
 TIMED = TIMEFORMAT='wall %R s; CPU %U s user + %S s system'; time
 

@@ -18,18 +18,15 @@ from pathlib import Path
 
 import torch
 
+from learning_dynamics.allocator import MEMORY
+
 OUT = Path(__file__).resolve().parent / "out"
 # Environment of a process. Large temporaries are returned to the system and faulted in again under
 # glibc's defaults; the second setting keeps them, on huge pages. It helps everybody, the peers
 # most, so a comparison under the first one alone would flatter a lean contestant.
 SETTINGS: dict[str, dict[str, str]] = {
     "default": {},
-    "tuned": {
-        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-        "THP_MEM_ALLOC_ENABLE": "1",
-        "MALLOC_MMAP_THRESHOLD_": "4294967296",
-        "MALLOC_TRIM_THRESHOLD_": "17179869184",
-    },
+    "tuned": MEMORY,
 }
 
 

@@ -15,6 +15,7 @@ import yaml
 ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT))
 
+from learning_dynamics.allocator import MEMORY
 from learning_dynamics.errors import InputError, fail
 from learning_dynamics.probe import SAMPLED_TYPES
 from learning_dynamics.provenance import digest_of
@@ -108,11 +109,7 @@ def code(script):
     return digest_of(f"workflow_scripts/{script}.py")
 
 
-# Large temporaries page-fault under glibc's defaults; huge pages and no trimming avoid it.
-MEMORY = (
-    "GLIBC_TUNABLES=glibc.malloc.hugetlb=1 THP_MEM_ALLOC_ENABLE=1"
-    " MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184"
-)
+ALLOCATOR = " ".join(f"{name}={value}" for name, value in MEMORY.items())
 
 
 def script(name, processes=1):
@@ -123,7 +120,7 @@ def script(name, processes=1):
     launch = f" -m torch.distributed.run --standalone --nproc-per-node {processes} --"
     threads = f"OMP_NUM_THREADS={STUDY.config['compute']['threads']} "
     return (
-        f"env {MEMORY} {threads if processes > 1 else ''}PYTHONPATH={here}"
+        f"env {ALLOCATOR} {threads if processes > 1 else ''}PYTHONPATH={here}"
         f" python{launch if processes > 1 else ''} {here}/workflow_scripts/{name}.py"
     )
 

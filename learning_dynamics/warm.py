@@ -1,0 +1,173 @@
+"""Warm start: jobs that need not import torch and transformers again.
+
+    python -m learning_dynamics.warm snakemake --cores 2 figures/squeeze.pdf
+
+Importing the libraries takes longer than many a small run. So they are imported once, in a process
+that then forks for every job; ``python`` on the command's PATH is ``warm/python``, which hands
+its arguments, environment, folder and files to that process and waits for the job's exit code.
+Nothing of this package is loaded before the fork: a job runs the code that lies there when it
+starts. Anything but a script, and everything where no such process listens, runs as usual.
+"""
+
+import array
+import atexit
+import contextlib
+import json
+import os
+import runpy
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+from learning_dynamics.allocator import MEMORY
+
+SOCKET = "LEARNING_DYNAMICS_WARM"  # environment variable: where the process listens
+CLIENT = Path(__file__).resolve().parent.parent / "warm"
+# What jobs import, besides this package. A library that is missing is left to the job to miss.
+LIBRARIES = ["numpy", "pandas", "pyarrow.parquet", "yaml", "torch", "transformers", "accelerate",
+             "safetensors.torch", "tokenizers", "seaborn", "matplotlib.pyplot"]  # fmt: skip
+MODELS = ["GPTNeoXForCausalLM", "LlamaForCausalLM", "AutoModelForCausalLM", "AutoTokenizer",
+          "PreTrainedTokenizerFast"]  # fmt: skip
+LARGEST = 1 << 20  # bytes of one request
+
+
+def serve(path: str) -> None:
+    """Import the libraries, listen at the socket ``path`` and fork for every request, until
+    killed. Single-threaded, so that a fork is safe."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen(64)  # requests wait while the libraries are imported
+    for name in LIBRARIES:
+        with contextlib.suppress(ImportError):
+            __import__(name)
+    transformers = sys.modules.get("transformers")
+    for name in MODELS if transformers else []:
+        getattr(transformers, name)
+    for name in [m for m in sys.modules if m.partition(".")[0] == "learning_dynamics"]:
+        del sys.modules[name]
+    asleep, awake = os.pipe()
+    os.set_blocking(awake, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(awake, warn_on_full_buffer=False)
+    watched = selectors.DefaultSelector()
+    watched.register(listener, selectors.EVENT_READ)
+    watched.register(asleep, selectors.EVENT_READ)
+    clients: dict[int, socket.socket] = {}  # by process of the job
+    parent = os.getppid()
+    while os.getppid() == parent:  # or whoever called is gone
+        for key, _ in watched.select(timeout=2):
+            if key.fileobj is listener:
+                client, _ = listener.accept()
+                job = _start(client, [listener, *clients.values()])
+                if job is None:
+                    client.close()
+                else:
+                    clients[job] = client
+                    watched.register(client, selectors.EVENT_READ, job)
+            elif key.fileobj == asleep:
+                os.read(asleep, 4096)
+            else:
+                with contextlib.suppress(ProcessLookupError):
+                    word = key.fileobj.recv(1)  # a signal to pass on; nothing: the client is gone
+                    os.kill(key.data, word[0] if word else signal.SIGKILL)
+                if not word:
+                    watched.unregister(key.fileobj)
+        while clients:
+            job, status = os.waitpid(-1, os.WNOHANG)
+            if not job:
+                break
+            client = clients.pop(job)
+            with contextlib.suppress(KeyError):
+                watched.unregister(client)
+            with contextlib.suppress(OSError):
+                client.sendall(os.waitstatus_to_exitcode(status).to_bytes(4, "big", signed=True))
+            client.close()
+    for job in clients:
+        os.kill(job, signal.SIGKILL)
+
+
+def _start(client: socket.socket, others: list[socket.socket]) -> int | None:
+    """Read a request and fork; the job's process, None where the client said nothing."""
+    size = array.array("i")
+    message, files, _, _ = socket.recv_fds(client, LARGEST, 3 * size.itemsize)
+    while message and not message.endswith(b"\n"):
+        message += client.recv(LARGEST)
+    if not message:
+        return None
+    job = os.fork()
+    if job:
+        for file in files:
+            os.close(file)
+        return job
+    code = 1
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for other in (client, *others):
+            other.close()
+        for number, file in enumerate(files):
+            os.dup2(file, number)
+            os.close(file)
+        code = _run(**json.loads(message))
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(Exception):
+            atexit._run_exitfuncs()
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _run(words: list[str], environment: dict[str, str], folder: str) -> int:
+    """The script ``words[0]`` as ``python`` would run it."""
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    known = [entry for entry in sys.path if entry and Path(entry) != CLIENT.parent]
+    here = [str(Path(words[0]).resolve().parent)]
+    sys.path[:] = [*here, *filter(None, environment.get("PYTHONPATH", "").split(":")), *known]
+    sys.argv = words
+    try:
+        runpy.run_path(words[0], run_name="__main__")
+    except SystemExit as stop:
+        if stop.code is None or isinstance(stop.code, int):
+            return stop.code or 0
+        print(stop.code, file=sys.stderr)
+        return 1
+    return 0
+
+
+@contextlib.contextmanager
+def listening():  # noqa: ANN201
+    """Environment variables under which ``python`` is warm; the process ends with the block."""
+    with tempfile.TemporaryDirectory(prefix="warm-") as folder:
+        path = f"{folder}/jobs"
+        process = subprocess.Popen(
+            [sys.executable, "-m", "learning_dynamics.warm", "--serve", path],
+            env={**os.environ, **MEMORY, "PYTHONPATH": str(CLIENT.parent)},
+            stdin=subprocess.DEVNULL,
+        )
+        try:
+            yield {SOCKET: path, "PATH": f"{CLIENT}:{os.environ['PATH']}"}
+        finally:
+            process.kill()
+            process.wait()
+
+
+def main(words: list[str]) -> int:
+    """Run a command whose jobs start warm; its exit code."""
+    if words[0] == "--serve":
+        serve(words[1])
+        return 0
+    with listening() as variables:
+        return subprocess.run(words, env={**os.environ, **variables}, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
