@@ -1,7 +1,7 @@
 # make figures/squeeze.pdf                              the embedded study, from nothing
 # make figures/squeeze.pdf STUDY=hh-local DATA=path     another study, your own file
 # make tables/published.csv PUBLISHED=folder            published runs, imported
-# make tables                                           tables of the study; prints effects, data card
+# make tables                                           tables of the study; prints claims, data card
 # make confounds                                        figures/confounds.pdf; prints what is behind it
 # make algorithms                                       figures/algorithms.pdf, forget.pdf; the same
 # make figures                                          every figure and table of the study
@@ -23,12 +23,12 @@ TORCH_PIN := $(shell sed -n 's/^ *"\(torch==[0-9.]*\)",/\1/p' pyproject.toml)
 CONFIG := $(if $(filter-out toy,$(STUDY)),--configfile studies/$(STUDY).yaml) \
           $(if $(DATA)$(PUBLISHED),--config $(if $(DATA),data=$(DATA)) \
           $(if $(PUBLISHED),published=$(PUBLISHED)))
-TABLES := changes effects dose probe findings
+TABLES := changes claims dose probe findings
 CONFOUNDS := confounds influence fingerprint
 FILES := config.yaml $(if $(filter-out toy,$(STUDY)),studies/$(STUDY).yaml)
 SNAKEMAKE = export PATH="$(CURDIR)/$(BIN):$$PATH"; set -e; \
             python -m learning_dynamics.study $(FILES); \
-            python -m learning_dynamics.warm snakemake $(1) $(CONFIG) --cores $(CORES) --rerun-incomplete --show-failed-logs \
+            python -m learning_dynamics.warm snakemake $(1) $(CONFIG) --cores $(CORES) --scheduler greedy --rerun-incomplete --show-failed-logs \
             --quiet rules host
 TIMED = TIMEFORMAT='wall %R s; CPU %U s user + %S s system'; time
 
@@ -57,7 +57,7 @@ card: $(BIN)/.installed
 
 tables: $(BIN)/.installed
 	@$(call SNAKEMAKE,$(TABLES:%=tables/%.csv))
-	@cat results/$(STUDY)/tables/{effects,probe}.md
+	@cat results/$(STUDY)/claims.md results/$(STUDY)/tables/probe.md
 
 confounds: $(BIN)/.installed
 	@$(TIMED) { $(call SNAKEMAKE,figures/confounds.pdf figures/confounds.png $(CONFOUNDS:%=tables/%.csv)); }

@@ -104,10 +104,13 @@ def _beyond(config: dict, known: dict) -> dict:
     }
 
 
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same in C is ten times as fast
+
+
 def read_yaml(path: str | Path) -> dict:
     """A YAML mapping; InputError when the file is none."""
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=LOADER)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; expected a YAML config") from None
     except UnicodeDecodeError as error:

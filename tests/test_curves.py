@@ -266,8 +266,16 @@ def test_figures_draw_without_torch(tmp_path):
     assert runs["then"][0][0]["epoch"].max() == 2.0 and runs["sft"][0][0]["epoch"].max() == 6.0
     assert curves.curve(runs["then"], "logp", "chosen").turns == (2.0,)
     scripts = [path.stem for path in (ROOT / "workflow_scripts").glob("draw_*.py")]
-    block = "import sys; sys.modules.update(torch=None, transformers=None); sys.path[:0] = ['.', "
-    code = block + "'workflow_scripts']; import " + ", ".join(scripts) + "; draw_sft.main()"
+    block = (
+        "import sys\n"
+        "class Refuse:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] in ('torch', 'transformers'):\n"
+        "            raise ImportError(name)\n"
+        "sys.meta_path.insert(0, Refuse())\n"
+        "sys.path[:0] = ['.', 'workflow_scripts']\n"
+    )
+    code = block + "import " + ", ".join(scripts) + "\ndraw_sft.main()"
     out = tmp_path / "sft.png"
     words = ["--study", json.dumps(study), "--results", str(tmp_path), "--out", str(out)]
     done = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True,

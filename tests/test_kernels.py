@@ -71,28 +71,29 @@ def examples(count=2):
 
 def test_one_step_obeys_the_papers_bound():
     """‖Δ log π‖² ≤ η²‖A‖²‖K‖²‖G‖² to first order (equation 23), so LBK ≤ η²‖K‖²; and the change is
-    −η A K G itself, from brute-force Jacobians. The weights are as before."""
-    model, trees, lr = network(), examples(1), 1e-6
+    −η A K G itself, from brute-force Jacobians: to 0.5%, between the fp32 softmax of a smaller step
+    and the second order of a larger one. The weights are as before."""
+    model, trees, lr = network(), examples(1), 3e-5
+    jacobians = {kind: brute_force(model, one) for kind, one in trees[0].items()}
     before = [p.detach().clone() for p in model.parameters()]
     table = kernels.measure(model, trees, UPDATES, lr).set_index(["update", "observed"])
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert len(table) == 9
-    assert (table["lbk"] <= lr**2 * table["total"] * (1 + 1e-3)).all()
+    assert (table["lbk"] <= lr**2 * table["total"] * (1 + 5e-3)).all()
     assert (table["lbk"] > 0).all()
     for update, used in UPDATES.items():
         batch = pack_plain([Tree(trees[0]["a"].prompt, [trees[0][k].responses[0] for k in used])])
         grads, residual = kernels.gradient(model, batch, "sft" if len(used) == 1 else "dpo")
-        jacobian = torch.cat([brute_force(model, trees[0][k]) for k in used])
+        jacobian = torch.cat([jacobians[k] for k in used])
         flat = torch.cat([g.flatten() for g in grads])
         torch.testing.assert_close(flat, residual.flatten() @ jacobian, rtol=1e-5, atol=1e-6)
         for kind in "abc":
             logp = kernels.logits_of(model, pack_plain([trees[0][kind]])).log_softmax(-1).detach()
-            moved = brute_force(model, trees[0][kind]) @ jacobian.T @ residual.flatten()
-            moved = moved.view_as(logp)
+            moved = (jacobians[kind] @ jacobian.T @ residual.flatten()).view_as(logp)
             delta = -lr * (moved - (logp.exp() * moved).sum(-1, keepdim=True))  # A = I − 1πᵀ
             scale = a_norm_sq(logp).sum() * residual.square().sum()
             lbk = float(delta.square().sum() / scale)
-            assert table.loc[(update, kind), "lbk"] == pytest.approx(lbk, rel=1e-3)
+            assert table.loc[(update, kind), "lbk"] == pytest.approx(lbk, rel=5e-3)
             found = table.loc[(update, kind), "sign_delta"]
             assert found == pytest.approx(float(delta.mean()), rel=1e-2, abs=1e-12)
 

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from learning_dynamics import warm
 from learning_dynamics.claims import CLAIMS
 from learning_dynamics.probe import RESPONSE_TYPES
 
@@ -31,8 +32,9 @@ def command(folder: Path, *words: str, config: list[Path] = [STUDY]) -> list[str
 
 
 def environment() -> dict[str, str]:
-    """Jobs call ``python``: the one that runs the tests."""
-    return {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    """Jobs call ``python``: the one that runs the tests, warm."""
+    path = f"{warm.CLIENT}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return {**os.environ, "PATH": path}
 
 
 def snakemake(folder: Path, *words: str, config: list[Path] = [STUDY]) -> str:  # noqa: B006
@@ -49,6 +51,15 @@ def rules_of(output: str) -> set[str]:
     lines = output.split("Job stats:")[-1].splitlines()
     pairs = [line.split() for line in lines]
     return {words[0] for words in pairs if len(words) == 2 and words[1].isdigit()} - {"total"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def start_warm():
+    """The jobs of these tests start as they do under make."""
+    with pytest.MonkeyPatch.context() as patch, warm.listening() as variables:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        yield
 
 
 @pytest.fixture(scope="module")
