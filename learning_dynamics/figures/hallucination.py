@@ -46,7 +46,7 @@ def draw(study: dict, table: pd.DataFrame) -> Figure:
     height = 1.15 + 1.8 * len(rows)
     figure = plt.figure(figsize=(8.6, height))
     axes = figure.subplots(len(rows), len(TEXT), squeeze=False)
-    figure.subplots_adjust(left=0.085, right=0.985, top=1 - 1.1 / height, bottom=0.5 / height,
+    figure.subplots_adjust(left=0.105, right=0.985, top=1 - 1.1 / height, bottom=0.5 / height,
                            hspace=0.62, wspace=0.28)  # fmt: skip
     end = whole.loc[whole["role"] == "sft", "epoch"].max()
     for line, (split, panels) in zip(axes, rows, strict=True):
