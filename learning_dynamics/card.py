@@ -297,12 +297,15 @@ def _cell(name: str, value: object) -> str:
 
 def token_counter(folder: str | Path) -> TokenCounter:
     """Counts tokens with the tokenizer of a local model folder; responses alone, no end-of-text."""
-    from transformers import AutoTokenizer
+    from tokenizers import Tokenizer  # without transformers, which is slow to import
 
+    file = Path(folder) / "tokenizer.json"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises nothing more precise
         reason = str(error).splitlines()[0]
-        raise InputError(f"{folder}: no tokenizer ({reason}); expected a model folder") from None
-    settings = {"add_special_tokens": False, "verbose": False}
-    return lambda texts: [len(ids) for ids in tokenizer(texts, **settings)["input_ids"]]
+        raise InputError(f"{file}: no tokenizer ({reason}); expected a model folder") from None
+    tokenizer.no_truncation()
+    return lambda texts: [
+        len(one.ids) for one in tokenizer.encode_batch(list(texts), add_special_tokens=False)
+    ]
