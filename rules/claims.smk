@@ -5,47 +5,6 @@ the study has them. Makes claims.parquet, claims.md, tables/claims.csv and figur
 """
 
 
-def claim_roles(entry):
-    """The runs of one data set × model, by role: those of figures.squeeze and those of claims."""
-    known = {
-        **STUDY.config["figures"]["squeeze"]["runs"],
-        **STUDY.config["claims"]["roles"],
-    }
-    return {role: known[role] for role in entry.get("roles", known)}
-
-
-def claim_columns():
-    """What the claims' script must know of every data set × model."""
-    squeeze = STUDY.config["figures"]["squeeze"]
-    winrate = STUDY.config["figures"].get("winrate", {})
-    place = lambda entry: (entry["dataset"], entry["model"])
-    columns = []
-    for entry in STUDY.config["claims"]["evaluate"]:
-        roles = claim_roles(entry)
-        columns.append(
-            {
-                "dataset": entry["dataset"],
-                "model": entry["model"],
-                "runs": roles,
-                "text": entry.get("text"),
-                "one_step": place(entry) == (squeeze["dataset"], squeeze["model"]),
-                "win_rates": place(entry)
-                == (winrate.get("dataset"), winrate.get("model")),
-                "rates": {role: STUDY.runs[run]["lr"] for role, run in roles.items()},
-                "peers": {
-                    other["model"]: {
-                        role: run
-                        for role, run in claim_roles(other).items()
-                        if role in ("sft", "dpo")
-                    }
-                    for other in STUDY.config["claims"]["evaluate"]
-                    if other["dataset"] == entry["dataset"] and other is not entry
-                },
-            }
-        )
-    return columns
-
-
 rule make_claims:
     """Every claim of docs/statistics.md, with effect, interval, dose and verdict."""
     input:

@@ -426,6 +426,96 @@ def written_study(figure):
     )
 
 
+DIGITS_FIGURES = {
+    figure: STUDY.config["figures"][figure]["networks"]
+    for figure in ("mnist", "entk_mnist")
+    if figure in STUDY.config["figures"]
+}
+
+
+def digits_spec(*keys):
+    """A function: the keys of section digits, with what is one network's, as JSON."""
+
+    def spec(wildcards):
+        section = {key: STUDY.config["digits"][key] for key in keys}
+        if "network" in wildcards.keys():
+            section["lr"] = section["lr"][wildcards.network]
+        if "entk" in section:
+            epochs = section["entk"]["epochs"][wildcards.network]
+            section["entk"] = {**section["entk"], "epochs": epochs}
+        return json.dumps(section)
+
+    return spec
+
+
+def digits_tables(figure, *names):
+    """The tables that a digits figure reads, of all its networks and seeds."""
+    return expand(
+        f"{DIGITS_RUN}/{{name}}.parquet",
+        network=DIGITS_FIGURES.get(figure, []),
+        seed=STUDY.seeds,
+        name=names,
+    )
+
+
+def digits_study(figure):
+    """What a digits figure's script must know of the study, as JSON."""
+    section = STUDY.config["digits"]
+    networks = DIGITS_FIGURES[figure]
+    return json.dumps(
+        {
+            "study": STUDY.name,
+            "seeds": STUDY.seeds,
+            "dataset": section["hub"] or "scikit-learn digits",
+            "model": ", ".join(networks),
+            "networks": networks,
+            "step_lr": section["one_step"]["lr"],
+            "dense": section["entk"]["dense"],
+        }
+    )
+
+
+def claim_roles(entry):
+    """The runs of one data set × model, by role: those of figures.squeeze and those of claims."""
+    known = {
+        **STUDY.config["figures"]["squeeze"]["runs"],
+        **STUDY.config["claims"]["roles"],
+    }
+    return {role: known[role] for role in entry.get("roles", known)}
+
+
+def claim_columns():
+    """What the claims' script must know of every data set × model."""
+    squeeze = STUDY.config["figures"]["squeeze"]
+    winrate = STUDY.config["figures"].get("winrate", {})
+    place = lambda entry: (entry["dataset"], entry["model"])
+    columns = []
+    for entry in STUDY.config["claims"]["evaluate"]:
+        roles = claim_roles(entry)
+        columns.append(
+            {
+                "dataset": entry["dataset"],
+                "model": entry["model"],
+                "runs": roles,
+                "text": entry.get("text"),
+                "one_step": place(entry) == (squeeze["dataset"], squeeze["model"]),
+                "win_rates": place(entry)
+                == (winrate.get("dataset"), winrate.get("model")),
+                "rates": {role: STUDY.runs[run]["lr"] for role, run in roles.items()},
+                "peers": {
+                    other["model"]: {
+                        role: run
+                        for role, run in claim_roles(other).items()
+                        if role in ("sft", "dpo")
+                    }
+                    for other in STUDY.config["claims"]["evaluate"]
+                    if other["dataset"] == entry["dataset"] and other is not entry
+                },
+            }
+        )
+    return columns
+
+
 def everything():
     """The default target: the active runs and every figure and table of the study."""
     active = STUDY.config["active"]

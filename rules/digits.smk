@@ -7,54 +7,7 @@ tables/digits.csv; figures/{mnist,entk_mnist}.pdf and .png. Everything runs on C
 
 DIGITS = f"{RESULTS}/digits"
 DIGITS_RUN = f"{DIGITS}/{{network}}/seed{{seed}}"
-DIGITS_FIGURES = {
-    figure: STUDY.config["figures"][figure]["networks"]
-    for figure in ("mnist", "entk_mnist")
-    if figure in STUDY.config["figures"]
-}
 TRAINED_WITH = ["batch_size", "lr", "momentum", "weight_decay"]
-
-
-def digits_spec(*keys):
-    """A function: the keys of section digits, with what is one network's, as JSON."""
-
-    def spec(wildcards):
-        section = {key: STUDY.config["digits"][key] for key in keys}
-        if "network" in wildcards.keys():
-            section["lr"] = section["lr"][wildcards.network]
-        if "entk" in section:
-            epochs = section["entk"]["epochs"][wildcards.network]
-            section["entk"] = {**section["entk"], "epochs": epochs}
-        return json.dumps(section)
-
-    return spec
-
-
-def digits_tables(figure, *names):
-    """The tables that a digits figure reads, of all its networks and seeds."""
-    return expand(
-        f"{DIGITS_RUN}/{{name}}.parquet",
-        network=DIGITS_FIGURES.get(figure, []),
-        seed=STUDY.seeds,
-        name=names,
-    )
-
-
-def digits_study(figure):
-    """What a digits figure's script must know of the study, as JSON."""
-    section = STUDY.config["digits"]
-    networks = DIGITS_FIGURES[figure]
-    return json.dumps(
-        {
-            "study": STUDY.name,
-            "seeds": STUDY.seeds,
-            "dataset": section["hub"] or "scikit-learn digits",
-            "model": ", ".join(networks),
-            "networks": networks,
-            "step_lr": section["one_step"]["lr"],
-            "dense": section["entk"]["dense"],
-        }
-    )
 
 
 rule fetch_digits:
@@ -138,7 +91,7 @@ if DIGITS_FIGURES:
         params:
             script=script("make_digits"),
             code=code("make_digits"),
-            root=RESULTS,
+            root=lambda wildcards: RESULTS,
             seeds=STUDY.seeds,
             dense=STUDY.config["digits"]["entk"]["dense"],
             learnt=DIGITS_FIGURES.get("mnist", []),
@@ -166,7 +119,7 @@ if "mnist" in DIGITS_FIGURES:
             script=script("draw_mnist"),
             code=code("draw_mnist"),
             study=digits_study("mnist"),
-            root=RESULTS,
+            root=lambda wildcards: RESULTS,
         shell:
             "{params.script} --study {params.study:q} --results {params.root:q} --out {output:q}"
             " --log {log:q}"
@@ -189,7 +142,7 @@ if "entk_mnist" in DIGITS_FIGURES:
             script=script("draw_entk_mnist"),
             code=code("draw_entk_mnist"),
             study=digits_study("entk_mnist"),
-            root=RESULTS,
+            root=lambda wildcards: RESULTS,
         shell:
             "{params.script} --study {params.study:q} --results {params.root:q} --out {output:q}"
             " --log {log:q}"

@@ -250,5 +250,5 @@ def test_gpu_code_on_a_cpu(model, text, args):
     operations = 2 * (len(tree[0]) * layer + len(tree[0].responses[0]) * VOCABULARY * hidden)
     assert gpu.work(tree, model) == operations
     rows = gpu.probing(model, text, args) + gpu.steps(model, text, args)
-    assert len(rows) == 2 + 4 + 2
+    assert len(rows) == 2 + 5 + 2
     assert all(row[4].endswith("%") for row in rows)
