@@ -271,6 +271,10 @@ class Study:
         """Settings of the exact kernel that figures.entk_proxies compares with, if it does."""
         return self.config["figures"].get("entk_proxies", {}).get("kernel")
 
+    def seeds_of(self, figure: str) -> list[int]:
+        """The seeds that a figure takes: the study's, or the first so many of them."""
+        return self.seeds[: self.config["figures"][figure].get("seeds")]
+
     def home(self, model: str, seed: int | str) -> str:
         """Folder of a base model below ``models/``: models of the hub have no seed."""
         return f"{model}/seed{seed}" if self.models[model]["source"] == "pretrain" else model

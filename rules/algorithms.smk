@@ -60,7 +60,7 @@ if "algorithms" in FIGURE_NAMES:
                 dataset=STUDY.config["figures"]["algorithms"]["dataset"],
                 model=STUDY.config["figures"]["algorithms"]["model"],
                 run=[entry["run"] for entry in STUDY.grid()],
-                seed=STUDY.seeds,
+                seed=STUDY.seeds_of("algorithms"),
             ),
         output:
             table=f"{RESULTS}/tables/algorithms.csv",
@@ -114,7 +114,7 @@ if "forget" in FIGURE_NAMES:
                 dataset=STUDY.config["figures"]["forget"]["dataset"],
                 model=STUDY.config["figures"]["forget"]["model"],
                 run=[entry["run"] for entry in STUDY.forget_runs()],
-                seed=STUDY.seeds,
+                seed=STUDY.seeds_of("forget"),
             ),
         output:
             table=f"{RESULTS}/tables/forget.csv",

@@ -314,7 +314,7 @@ def trajectories(figure, roles=None):
     return [
         f"{run_folder(spec['dataset'], spec['model'], run, seed)}/trajectory.parquet"
         for run in ([spec["runs"][role] for role in roles] if roles else runs)
-        for seed in STUDY.seeds
+        for seed in STUDY.seeds_of(figure)
     ]
 
 
@@ -335,7 +335,7 @@ def confound_trajectories():
     return [
         f"{run_folder(dataset, spec['model'], run, seed)}/trajectory.parquet"
         for dataset, run in wanted
-        for seed in STUDY.seeds
+        for seed in STUDY.seeds_of("confounds")
     ]
 
 
@@ -352,7 +352,7 @@ def figure_study(figure):
     """What a figure's script must know of the study, as JSON."""
     spec = STUDY.config["figures"][figure]
     confounds = STUDY.datasets[spec["dataset"]]["confounds"]
-    known = {"study": STUDY.name, "seeds": STUDY.seeds, **spec}
+    known = {**spec, "study": STUDY.name, "seeds": STUDY.seeds_of(figure)}
     if "trained_on" in spec:
         known["trained_on"] = {
             STUDY.runs[run]["target"]: run for run in spec["trained_on"]
@@ -367,7 +367,7 @@ def update_files(figure, name, model=None):
     return [
         f"{run_folder(spec['dataset'], model or spec['model'], run, seed)}/{name}"
         for run in spec["runs"]
-        for seed in STUDY.seeds
+        for seed in STUDY.seeds_of(figure)
         if name != "proxies.parquet" or STUDY.runs[run]["proxies"]
     ]
 
@@ -375,7 +375,9 @@ def update_files(figure, name, model=None):
 def base_models(figure, model=None):
     """The base models of a figure, whose config.json says how many logits there are."""
     name = model or STUDY.config["figures"][figure]["model"]
-    return list(dict.fromkeys(f"{home(name, seed)}/model" for seed in STUDY.seeds))
+    return list(
+        dict.fromkeys(f"{home(name, seed)}/model" for seed in STUDY.seeds_of(figure))
+    )
 
 
 def proxy_study(figure, model=None):
@@ -386,7 +388,9 @@ def proxy_study(figure, model=None):
     if figure != "confidence":
         known["updates"] = STUDY.updates(figure)
         known["measured"] = [r for r in known["runs"] if STUDY.runs[r]["proxies"]]
-    known["homes"] = {seed: STUDY.home(known["model"], seed) for seed in STUDY.seeds}
+    known["homes"] = {
+        seed: STUDY.home(known["model"], seed) for seed in STUDY.seeds_of(figure)
+    }
     return json.dumps(known)
 
 
@@ -410,7 +414,7 @@ def answers_of(figure):
             "path": answers_file(spec["dataset"], spec["model"], state, seed),
         }
         for (run, epoch), state in STUDY.states(figure).items()
-        for seed in STUDY.seeds
+        for seed in STUDY.seeds_of(figure)
     ]
 
 
@@ -426,6 +430,7 @@ def written_study(figure):
     )
 
 
+DIGITS_SEEDS = STUDY.seeds[: STUDY.config["digits"]["seeds"]]
 DIGITS_FIGURES = {
     figure: STUDY.config["figures"][figure]["networks"]
     for figure in ("mnist", "entk_mnist")
@@ -453,7 +458,7 @@ def digits_tables(figure, *names):
     return expand(
         f"{DIGITS_RUN}/{{name}}.parquet",
         network=DIGITS_FIGURES.get(figure, []),
-        seed=STUDY.seeds,
+        seed=DIGITS_SEEDS,
         name=names,
     )
 
@@ -465,7 +470,7 @@ def digits_study(figure):
     return json.dumps(
         {
             "study": STUDY.name,
-            "seeds": STUDY.seeds,
+            "seeds": DIGITS_SEEDS,
             "dataset": section["hub"] or "scikit-learn digits",
             "model": ", ".join(networks),
             "networks": networks,

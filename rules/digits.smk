@@ -92,7 +92,7 @@ if DIGITS_FIGURES:
             script=script("make_digits"),
             code=code("make_digits"),
             root=lambda wildcards: RESULTS,
-            seeds=STUDY.seeds,
+            seeds=DIGITS_SEEDS,
             dense=STUDY.config["digits"]["entk"]["dense"],
             learnt=DIGITS_FIGURES.get("mnist", []),
             tracked=DIGITS_FIGURES.get("entk_mnist", []),

@@ -367,7 +367,7 @@ WRONG_GRID = {
     "{losses: {dpo: {gamma: [1]}}}": "losses.dpo.gamma.0: 1: dpo does not read it",
     "{losses: {dpo: {beta: [1, 1.0000000000001]}}}": "losses.dpo: two runs called grid-dpo-beta1-",
     "{dataset: hh}": "dataset: 'hh': not defined; expected one of toyworld",
-    "{runs: [sft]}": "runs: unknown key; expected one of dataset, model, init",
+    "{runs: [sft]}": "runs: unknown key; expected one of dataset, model, seeds",
 }
 
 
@@ -402,6 +402,14 @@ def test_a_judge_for_what_is_sampled(tmp_path):
         study_with(tmp_path, {"judge": {"provider": "function"}})
     with pytest.raises(InputError, match=r"overlay\.yaml: judge\.function: 'judge.py:better': exp"):
         study_with(tmp_path, {"judge": {"function": "judge.py:better"}})
+
+
+def test_figures_may_take_fewer_seeds(tmp_path):
+    """The first so many; all of them where none is said, or where there are fewer."""
+    overlay = {"seeds": [4, 2, 9], "figures": {"dose": {"seeds": 2}, "algorithms": {"seeds": 5}}}
+    study = study_with(tmp_path, overlay)
+    assert study.seeds_of("dose") == [4, 2]
+    assert study.seeds_of("algorithms") == study.seeds_of("squeeze") == [4, 2, 9]
 
 
 def test_home_of_a_model():
