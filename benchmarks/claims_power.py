@@ -1,6 +1,7 @@
 """Are the claims' verdicts right where the truth is known, and how often do they see it?
 
-    python benchmarks/claims_power.py [--draws 1000] [--seeds 3] [--probes 50]
+    python benchmarks/claims_power.py [--draws 1000] [--seeds 5] [--probes 50]
+    python benchmarks/claims_power.py --measure results/toy     # the noise of a study's own runs
 
 Studies are drawn in which a claim is, by construction, without effect, at the smallest effect worth
 the name, at twice that, or undecidable (half the effect, noise twenty-fold); docs/statistics.md,
@@ -28,7 +29,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from learning_dynamics.claims import CLAIMS, Evidence, weigh
+from learning_dynamics import inputs
+from learning_dynamics.claims import CLAIMS, Evidence, Recorded, weigh
 from learning_dynamics.claims.inference import (
     CONTRADICTED,
     SUPPORTED,
@@ -37,7 +39,9 @@ from learning_dynamics.claims.inference import (
     significance,
 )
 from learning_dynamics.probe import RESPONSE_TYPES
+from learning_dynamics.study import Study, load_config
 
+ROOT = Path(__file__).resolve().parent.parent
 KINDS = list(RESPONSE_TYPES)
 TIMES = np.linspace(0, 1, 5)
 STATES = {"none": (0.0, 1.0), "smallest": (1.0, 1.0), "undecidable": (0.5, 20.0),
@@ -292,12 +296,59 @@ def right(state: str, counts: dict[str, int]) -> int:
     }.get(state, total - counts[SUPPORTED])
 
 
+def components(values: np.ndarray) -> dict[str, float]:
+    """Standard deviations between seeds, between probes and of both, of ``values`` (S, E): the
+    crossed random-effects analysis of variance, negative variances set to zero."""
+    seeds, probes = values.shape
+    by_seed, by_probe = values.mean(1), values.mean(0)
+    rest = values - by_seed[:, None] - by_probe + values.mean()
+    both = (rest**2).sum() / ((seeds - 1) * (probes - 1))
+    found = {"seeds": by_seed.var(ddof=1) - both / probes,
+             "probes": by_probe.var(ddof=1) - both / seeds, "both": both}  # fmt: skip
+    return {name: float(np.sqrt(max(value, 0.0))) for name, value in found.items()}
+
+
+def measure(results: Path) -> None:
+    """Print the noise of a finished study's own runs, by algorithm: medians over runs and types."""
+    files = [ROOT / "config.yaml", ROOT / "studies" / f"{results.name}.yaml"]
+    study = Study(load_config([file for file in files if file.is_file()]))
+    squeeze = study.config["figures"]["squeeze"]
+    runs = {**squeeze["runs"], **study.config["claims"]["roles"]}
+    place = {**squeeze, "seeds": study.seeds, "runs": runs}
+    evidence = Recorded(
+        inputs.trajectories(results, place), one_step=inputs.one_steps(results, place)
+    )
+    found: dict[tuple[str, str], list[dict]] = {}
+    for role, run in runs.items():
+        for column in ("logp", "logp_argmax", "logp_top_other", "prob_norm"):
+            for kind in evidence.kinds(role):
+                move = evidence.change(role, column, kind).percent
+                key = (study.runs[run]["algorithm"], column)
+                found.setdefault(key, []).append(components(move[:, ~np.isnan(move).any(0)]))
+    print(f"{results}: percent of the start; median over runs and types of the standard deviation")
+    for (algorithm, column), each in found.items():
+        middle = {name: np.median([one[name] for one in each]) for name in each[0]}
+        words = ", ".join(f"{name} {value:.1f}" for name, value in middle.items())
+        print(f"{algorithm:5} {column:15} {words}   ({len(each)} curves)")
+    for column in ("dp_top_other", "dlogp_top_other", "dlogp_rest"):
+        steps = {kind: evidence.valley(kind, column) for kind in ("dpo", "coinflip", "sft")}
+        for kind, values in steps.items():
+            within = values.var(1, ddof=1).mean()
+            between = max(0.0, values.mean(1).var(ddof=1) - within / values.shape[1]) ** 0.5
+            words = f"seeds {between:.3f}, batches {within**0.5:.3f}"
+            print(f"step  {column:15} {kind:8} {words}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--draws", type=int, default=1000)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--probes", type=int, default=50)
+    parser.add_argument("--measure", type=Path, help="a study's results: print its noise instead")
     args = parser.parse_args()
+    if args.measure:
+        measure(args.measure)
+        return
     table: dict[str, dict[str, dict]] = {}
     for claim, state, counts in verdicts(args.draws, args.seeds, args.probes):
         table.setdefault(claim, {})[state] = counts

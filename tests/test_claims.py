@@ -23,7 +23,7 @@ from learning_dynamics.claims import (
     tables,
     weigh,
 )
-from learning_dynamics.claims.evidence import first_reached, percent, read
+from learning_dynamics.claims.evidence import first_reached, percent
 from learning_dynamics.claims.inference import (
     CONTRADICTED,
     GRID,
@@ -321,17 +321,39 @@ def test_conversations_widen_the_interval():
 def test_equal_margin_is_that_of_dynamics():
     """Vectorised reading of runs at equal margin against the loops of ``dynamics``."""
     runs = runs_of({"extend": SOFTER, "matched": {**SQUEEZED, "rejected": -50.0}}, noise=0.05)
-    found = Recorded(runs).equal_margin(["extend", "matched"])
-    truth = dynamics.equal_margin([runs["extend"], runs["matched"]])
-    for role, expected in zip(found, truth, strict=True):
-        np.testing.assert_allclose(found[role], list(expected.values()))
-        values = Recorded(runs).curve(role, "logp", "irr_test")
-        change = read(*values, found[role]) - values[1][..., 0, :]
-        np.testing.assert_allclose(
-            change, dynamics.change(runs[role], "logp", ["irr_test"], expected)
-        )
-    nothing = runs_of({"extend": {}, "matched": {"rejected": 5.0}}, noise=0.0)
-    assert np.isnan(Recorded(nothing).equal_margin(["extend", "matched"])["extend"]).all()
+    of, roles, asked = Recorded(runs), ["extend", "matched"], {}
+
+    def moved(role, until):
+        asked[role] = until  # the last call is the one at the common margin
+        return of.change(role, "logp", "irr_test", until=until)
+
+    found = of.at_equal_margin(roles, moved)
+    truth = dynamics.equal_margin([runs[role] for role in roles])
+    for role, move, expected in zip(roles, found, truth, strict=True):
+        np.testing.assert_allclose(asked[role], list(expected.values()))
+        change = dynamics.change(runs[role], "logp", ["irr_test"], expected)
+        np.testing.assert_allclose(move.nats, np.mean(change))
+        exact = of.change(role, "logp", "irr_test", until=asked[role])
+        np.testing.assert_allclose(move.percent.mean(-1), exact.percent.mean(-1))
+    nothing = Recorded(runs_of({"extend": {}, "matched": {"rejected": 5.0}}, noise=0.0))
+    found = nothing.at_equal_margin(
+        roles, lambda role, until: nothing.change(role, "logp", "chosen", until=until)
+    )
+    assert np.isnan(found[0].percent).all()
+
+
+@pytest.mark.parametrize("claim", ["C16a", "C16b"])
+def test_the_error_at_equal_margin_counts_the_margin(claim, monkeypatch):
+    """One seed, other conversations in each of 1,000 draws: the spread of the estimates is what
+    their own examples say it is, which it is not when the step is taken as known."""
+    monkeypatch.setitem(claims_power.NOISE, "seeds", 0.0)
+    moves, rng = claims_power.TRUTH[claim](1), np.random.default_rng(0)
+    evidence = claims_power.Drawn(moves, 1000, 1, 50, 1.0, rng)
+    parts = next(c for c in CLAIMS if c.id == claim).parts(evidence)
+    for part in parts:
+        found, _ = part.spreads(evidence.clusters)
+        said = float(np.sqrt(found.conversations.mean()))
+        assert said == pytest.approx(found.value.std(), rel=0.12), part.label
 
 
 @settings(max_examples=20)
@@ -474,5 +496,5 @@ def test_verdicts_are_right_where_the_truth_is_known():
 
 
 def test_false_discoveries_stay_below_the_level_on_shared_runs():
-    """No claim true, all judged by the same runs: what the correction promises, 5%."""
-    assert claims_power.false_discoveries(60, seeds=3, probes=50) <= 0.05
+    """No claim true, all judged by the same runs: what the correction promises, 3%."""
+    assert claims_power.false_discoveries(60, seeds=3, probes=50) <= 0.03

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from learning_dynamics.claims.evidence import Evidence, Missing, percent, read
+from learning_dynamics.claims.evidence import Evidence, Missing, Move, percent, read
 from learning_dynamics.claims.parts import NATS, POINTS, Claim, Part, down, up
 from learning_dynamics.claims.sft import LARGE, ORDINARY
 
@@ -84,14 +84,16 @@ def _softer(of: Evidence, greedy: bool) -> list[Part]:
     for twin in twins:
         both = ["extend", twin]
         end = min(map(of.last_step, both))
-        for basis, at in (("updates", dict.fromkeys(both, end)),
-                          ("margin", of.equal_margin(both))):  # fmt: skip
-            one, two = (
-                of.change(role, "logp_argmax", "chosen", until=at[role])
-                if greedy
-                else of.mean_change(role, "logp", of.others(role), until=at[role])
-                for role in both
-            )
+
+        def moved(role: str, until: float | np.ndarray) -> Move:
+            if greedy:
+                return of.change(role, "logp_argmax", "chosen", until=until)
+            return of.mean_change(role, "logp", of.others(role), until=until)
+
+        for basis, (one, two) in {
+            "updates": [moved(role, end) for role in both],
+            "margin": of.at_equal_margin(both, moved),
+        }.items():
             label = f"extend − {twin} twin, equal {basis}"
             part = down if greedy else up
             parts.append(part(f"{'greedy' if greedy else 'others'}: {label}", one - two, LARGE))

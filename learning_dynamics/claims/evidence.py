@@ -3,7 +3,7 @@ of their start (docs/statistics.md, section "Claims")."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -145,18 +145,44 @@ class Evidence:
         return found
 
     def margin(self, role: str) -> tuple[np.ndarray, np.ndarray]:
-        """Steps and the margin gained, (..., S, T)."""
+        """Steps and the margin gained, (..., S, T, E)."""
         steps, chosen = self.curve(role, "logp", "chosen")
-        gap = np.nanmean(chosen - self.curve(role, "logp", "rejected")[1], -1)
-        return steps, gap - gap[..., :1]
+        gap = chosen - self.curve(role, "logp", "rejected")[1]
+        return steps, gap - gap[..., :1, :]
 
-    def equal_margin(self, roles: list[str]) -> dict[str, np.ndarray]:
-        """Per role the step, (..., S), at which it first reaches the smallest final margin; NaN
-        where that is not above zero: then there is nothing to compare at."""
-        margins = {role: self.margin(role) for role in roles}
-        common = np.minimum.reduce([gained[..., -1] for _, gained in margins.values()])
+    def at_equal_margin(
+        self, roles: list[str], move: Callable[[str, np.ndarray], Move]
+    ) -> list[Move]:
+        """Per role, ``move(role, step)`` at the step, (..., S), at which its mean margin first
+        reaches the smallest final one; NaN where that is not above zero: then there is nothing to
+        compare at.
+
+        That step is itself read from the examples. So an example that lets a run reach the margin
+        earlier, or the run with the smallest one end higher, moves what is read; the numbers per
+        example carry this to first order (their mean does not change).
+        """
+        margins = [self.margin(role) for role in roles]
+        ends = np.stack([gained[..., -1, :] for _, gained in margins])
+        finals = np.nanmean(ends, -1)
+        common, limiting = finals.min(0), finals.argmin(0)
+        asked = np.take_along_axis(ends, limiting[None, ..., None], 0)[0]
         nothing = np.where(common > 0, 0.0, np.nan)
-        return {role: first_reached(*curve, common) + nothing for role, curve in margins.items()}
+        found = []
+        for role, (steps, gained) in zip(roles, margins, strict=True):
+            means = np.nanmean(gained, -1)
+            at = first_reached(steps, means, common)
+            after = np.clip(np.searchsorted(steps, at), 1, len(steps) - 1)
+            gain = np.diff(means, axis=-1)
+            gain = np.take_along_axis(gain, after[..., None] - 1, -1)[..., 0]
+            ahead, behind = (
+                np.nanmean(move(role, steps[i]).percent, -1) for i in (after, after - 1)
+            )
+            exchange = np.divide(ahead - behind, gain, np.zeros_like(gain), where=gain > 0)
+            short = asked - read(steps, gained, at)
+            short = np.nan_to_num(short - np.nanmean(short, -1, keepdims=True))
+            moved = move(role, at + nothing)
+            found.append(replace(moved, percent=moved.percent + exchange[..., None] * short))
+        return found
 
     def bell(self, role: str, kind: str, apart: bool) -> tuple[Move, Move]:
         """Rise to the peak of the mean curve and change from it to the end. ``apart``: each half of

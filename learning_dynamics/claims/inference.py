@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 
-LEVEL = 0.05  # of the false discovery rate
+LEVEL = 0.03  # of the false discovery rate
 SUPPORTED, CONTRADICTED = "supported", "contradicted"
 UNDECIDED, NOT_TESTABLE = "undecided", "not testable"
 SMALLEST_P = 1e-9
