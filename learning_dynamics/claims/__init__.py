@@ -6,8 +6,9 @@ set × model (docs/statistics.md, section "Claims"). Torch-free.
 ``imported`` the roles of the published runs.
 """
 
-from learning_dynamics.claims.evidence import Evidence, Missing, Recorded
+from learning_dynamics.claims.evidence import Evidence, Missing
 from learning_dynamics.claims.parts import Claim, Part
+from learning_dynamics.claims.recorded import Recorded
 from learning_dynamics.claims.verdicts import CLAIMS, Column, tables, weigh
 
 __all__ = [

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from learning_dynamics.claims.evidence import Recorded
+from learning_dynamics.claims.recorded import Recorded
 from learning_dynamics.claims.verdicts import Column
 from learning_dynamics.known import known_runs
 
