@@ -475,17 +475,17 @@ def test_conversations_of_the_published_probes(hh_rows):
 
 # -- verdicts where the truth is known -------------------------------------------------------
 
-# Those that three seeds and 50 probes see at twice their smallest effect; docs/statistics.md says
+# Those that five seeds and 50 probes see at twice their smallest effect; docs/statistics.md says
 # which they do not see, and why.
-SEEN = {"C5", "C6", "C7", "C10", "C11", "C11p", "C13", "C14", "C15", "C16a", "C16b", "S1", "S2",
-        "S3"}  # fmt: skip
+SEEN = {"C5", "C6", "C7", "C10", "C11", "C11p", "C13", "C14", "C15", "C16a", "C16b", "C17", "S1",
+        "S2", "S3", "O2"}  # fmt: skip
 
 
 def test_verdicts_are_right_where_the_truth_is_known():
     """The fast version of benchmarks/claims_power.py: 100 draws per claim and state, where a share
     of 93% is missed by four standard deviations at 83%, and one of 80% by 2.5 at 70%."""
     draws = 100
-    for claim, state, counts in claims_power.verdicts(draws, seeds=3, probes=50, seed=1):
+    for claim, state, counts in claims_power.verdicts(draws, seeds=5, probes=50, seed=1):
         share = claims_power.right(state, counts) / draws
         if state in claims_power.CONTROL and claim in ("S1", "S2"):
             assert counts[SUPPORTED] == 0, (claim, state, counts)
@@ -497,4 +497,4 @@ def test_verdicts_are_right_where_the_truth_is_known():
 
 def test_false_discoveries_stay_below_the_level_on_shared_runs():
     """No claim true, all judged by the same runs: what the correction promises, 3%."""
-    assert claims_power.false_discoveries(60, seeds=3, probes=50) <= 0.03
+    assert claims_power.false_discoveries(60, seeds=5, probes=50) <= 0.03
