@@ -134,8 +134,8 @@ def test_correction_is_that_of_the_definition(pairs):
     """Benjamini–Hochberg by trying every rank."""
     p, m = np.array(pairs), len(pairs)
     ordered = sorted(p.ravel())
-    passed = [r for r in range(1, 2 * m + 1) if ordered[r - 1] <= r * 0.05 / m]
-    assert significance(p) == pytest.approx(max(passed, default=1) * 0.05 / m)
+    passed = [r for r in range(1, 2 * m + 1) if ordered[r - 1] <= r * 0.03 / m]
+    assert significance(p) == pytest.approx(max(passed, default=1) * 0.03 / m)
     assert significance(np.stack([p, p])).shape == (2,)
 
 
