@@ -9,6 +9,9 @@ configfile: workflow.source_path("config.yaml")
 
 
 include: "rules/common.smk"
+include: "rules/contents.smk"
+include: "rules/resources.smk"
+include: "rules/preflight.smk"
 include: "rules/data.smk"
 include: "rules/models.smk"
 include: "rules/runs.smk"

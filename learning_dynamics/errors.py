@@ -1,10 +1,13 @@
 """How bad input reaches the user: one line on stderr, exit code 2, no traceback."""
 
+import json
 import logging
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+from learning_dynamics.usage import MARK, used
 
 # Libraries that log their own workings at INFO.
 NOISY = [
@@ -34,7 +37,8 @@ def run_script(main: Callable[[], int | None]) -> None:
     """Run a script's ``main``, turning bad input and unusable paths into one clear line.
 
     Every script takes ``--log FILE``: progress goes there, warnings and errors also to stderr;
-    without it everything goes to stderr.
+    without it everything goes to stderr. The log of a job that
+    succeeds ends with what it used.
     """
     to_file = _start_logging()
     # Progress bars of the libraries would fill the logs.
@@ -51,6 +55,8 @@ def run_script(main: Callable[[], int | None]) -> None:
         place = error.filename or "file system"  # a full disk names no file
         message = f"{place}: {error.strerror or error}; expected a path to read or write"
     else:
+        if to_file:
+            logging.getLogger("usage").info("%s%s", MARK, json.dumps(used()))
         sys.exit(code)
     if to_file:
         logging.getLogger("error").info("error: %s", message)

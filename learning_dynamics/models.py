@@ -21,12 +21,10 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
+from learning_dynamics.architecture import MLP_WIDTH
 from learning_dynamics.errors import InputError
 
 END_OF_TEXT = "<|endoftext|>"
-# Architectures that are trained here, and the width of their MLP in hidden sizes. The gated ones
-# have three matrices where GPT-NeoX has two: at 8/3 they hold as many weights.
-MLP_WIDTH = {"gpt_neox": 4, "llama": 8 / 3, "qwen2": 8 / 3}
 LOG = logging.getLogger(__name__)
 disable_progress_bar()
 

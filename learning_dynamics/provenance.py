@@ -25,31 +25,42 @@ def commit() -> str:
 
 
 @cache
+def _imported(path: Path) -> tuple[Path, ...]:
+    """The files of the package that a file imports itself. Each is read once, since planning asks
+    for every script's code."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            modules = [node.module, *(f"{node.module}.{a.name}" for a in node.names)]
+        else:
+            continue
+        for module in modules:
+            if module.split(".")[0] == "learning_dynamics":
+                stem = ROOT.joinpath(*module.split("."))
+                options = (stem.with_suffix(".py"), stem / "__init__.py")
+                found += [option for option in options if option.is_file()]
+    return tuple(found)
+
+
+@cache
 def code_of(script: str) -> list[str]:
     """The script and every module of the package that it imports, directly or not, relative to
     the project's root: what a result of this script depends on, found by reading the imports."""
-    found: list[str] = []
+    found: set[Path] = set()
     queue = [ROOT / script]
     while queue:
         path = queue.pop()
-        name = str(path.relative_to(ROOT))
-        if name in found:
-            continue
-        found.append(name)
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                modules = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                modules = [node.module, *(f"{node.module}.{a.name}" for a in node.names)]
-            else:
-                continue
-            for module in modules:
-                if module.split(".")[0] != "learning_dynamics":
-                    continue
-                stem = ROOT.joinpath(*module.split("."))
-                options = (stem.with_suffix(".py"), stem / "__init__.py")
-                queue += [option for option in options if option.is_file()]
-    return sorted(found)
+        if path not in found:
+            found.add(path)
+            queue += _imported(path)
+    return sorted(str(path.relative_to(ROOT)) for path in found)
+
+
+@cache
+def _content(name: str) -> bytes:
+    return (ROOT / name).read_bytes()
 
 
 @cache
@@ -57,5 +68,5 @@ def digest_of(script: str) -> str:
     """SHA-256 over the names and contents of :func:`code_of` a script."""
     digest = hashlib.sha256()
     for name in code_of(script):
-        digest.update(name.encode() + b"\0" + (ROOT / name).read_bytes())
+        digest.update(name.encode() + b"\0" + _content(name))
     return digest.hexdigest()

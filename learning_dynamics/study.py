@@ -7,6 +7,7 @@ Nothing here imports torch: Snakemake calls it while it plans. Config files alon
 import copy
 import itertools
 import sys
+from functools import cached_property
 from pathlib import Path
 
 from learning_dynamics.algorithms import Algorithm
@@ -189,9 +190,17 @@ class Study:
     def checkpoints(self, run: str) -> list[str]:
         """The epochs of ``run`` at which some run starts or answers are written, besides its end,
         in order."""
+        return self._saved.get(run, [])
+
+    @cached_property
+    def _saved(self) -> dict[str, list[str]]:
+        """:meth:`checkpoints`, by run: planning asks for every job's."""
         asked = [self.states(figure).values() for figure in ("winrate", "hallucination")]
-        saved = [*map(self.parent, self.runs), *itertools.chain(*asked)]
-        return sorted({epoch for name, epoch in saved if name == run and epoch}, key=float)
+        found: dict[str, set[str]] = {}
+        for name, epoch in [*map(self.parent, self.runs), *itertools.chain(*asked)]:
+            if epoch:
+                found.setdefault(name, set()).add(epoch)
+        return {name: sorted(epochs, key=float) for name, epochs in found.items()}
 
     def states(self, figure: str) -> dict[tuple[str, float], tuple[str, str | None]]:
         """The saved models whose answers figures.winrate or figures.hallucination reads.

@@ -102,7 +102,7 @@ if BY_MODEL:
             "../envs/learning-dynamics.yaml"
         threads: STUDY.config["compute"]["threads"]
         resources:
-            gpu=GPUS,
+            **asks("rephrase_probes_with_a_model"),
         params:
             script=script("rephrase_probes"),
             code=code("rephrase_probes"),

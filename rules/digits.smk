@@ -41,6 +41,8 @@ rule learn_digits:
         network="mlp|lenet",
     conda:
         "../envs/learning-dynamics.yaml"
+    resources:
+        **asks("learn_digits"),
     params:
         script=script("learn_digits"),
         code=code("learn_digits"),
@@ -64,6 +66,8 @@ rule track_entk:
         network="mlp|lenet",
     conda:
         "../envs/learning-dynamics.yaml"
+    resources:
+        **asks("track_entk"),
     params:
         script=script("track_entk"),
         code=code("track_entk"),

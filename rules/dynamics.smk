@@ -17,8 +17,7 @@ rule measure_one_step:
         "../envs/learning-dynamics.yaml"
     threads: STUDY.config["compute"]["threads"]
     resources:
-        gpu=GPUS,
-        mem_mb=memory_mb,
+        **asks("measure_one_step"),
     params:
         script=script("measure_one_step"),
         code=code("measure_one_step"),

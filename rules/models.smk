@@ -21,14 +21,14 @@ if PRETRAINED:
             report=f"{RESULTS}/models/{{model}}/seed{{seed}}/model.json",
         log:
             f"{RESULTS}/logs/pretrain_model/{{model}}/seed{{seed}}.log",
-        benchmark:
-            f"{RESULTS}/benchmarks/pretrain_model/{{model}}/seed{{seed}}.tsv"
         wildcard_constraints:
             model="|".join(PRETRAINED),
         priority: 10
         conda:
             "../envs/learning-dynamics.yaml"
         threads: lambda wildcards: STUDY.models[wildcards.model]["threads"]
+        resources:
+            **asks("pretrain_model"),
         params:
             script=script("pretrain_model"),
             code=code("pretrain_model"),
@@ -74,8 +74,7 @@ rule sample_probes:
         "../envs/learning-dynamics.yaml"
     threads: STUDY.config["compute"]["threads"]
     resources:
-        gpu=GPUS,
-        mem_mb=memory_mb,
+        **asks("sample_probes"),
     params:
         script=script("sample_probes"),
         code=code("sample_probes"),

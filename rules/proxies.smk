@@ -83,6 +83,8 @@ if STUDY.kernel():
         conda:
             "../envs/learning-dynamics.yaml"
         threads: STUDY.config["compute"]["threads"]
+        resources:
+            **asks("measure_kernel"),
         params:
             script=script("measure_kernel"),
             code=code("measure_kernel"),

@@ -20,8 +20,7 @@ rule score_reference:
         "../envs/learning-dynamics.yaml"
     threads: STUDY.config["compute"]["threads"]
     resources:
-        gpu=GPUS,
-        mem_mb=memory_mb,
+        **asks("score_reference"),
     params:
         script=script("score_reference"),
         code=code("score_reference"),
@@ -45,9 +44,6 @@ use rule score_reference as score_reference_of_base with:
         f"{HOME}/reference-{{dataset}}.parquet",
     log:
         f"{RESULTS}/logs/score_reference/{{home}}/{{dataset}}.log",
-    resources:
-        gpu=GPUS,
-        mem_mb=memory_mb,
     params:
         script=script("score_reference"),
         code=code("score_reference"),
@@ -85,17 +81,13 @@ for algorithm, short in STUDY.algorithms.items():
                 proxies=[f"{RUN}/proxies.parquet"] if measured else [],
             log:
                 f"{RESULTS}/logs/finetune/{{dataset}}/{{model}}/{{run}}/seed{{seed}}.log",
-            benchmark:
-                f"{RESULTS}/benchmarks/finetune/{{dataset}}/{{model}}/{{run}}/seed{{seed}}.tsv"
             wildcard_constraints:
                 run=either(names),
             conda:
                 "../envs/learning-dynamics.yaml"
             threads: STUDY.config["compute"]["threads"] * PROCESSES
             resources:
-                gpu=GPUS * PROCESSES,
-                mem_mb=memory_mb,
-                runtime=minutes,
+                **asks("finetune"),
             params:
                 script=script("finetune", PROCESSES),
                 code=code("finetune"),

@@ -24,8 +24,7 @@ rule generate_answers:
         "../envs/learning-dynamics.yaml"
     threads: STUDY.config["compute"]["threads"]
     resources:
-        gpu=GPUS,
-        mem_mb=memory_mb,
+        **asks("generate_answers"),
     params:
         script=script("generate_answers"),
         code=code("generate_answers"),
@@ -86,7 +85,7 @@ if "winrate" in FIGURE_NAMES:
             "../envs/learning-dynamics.yaml"
         threads: STUDY.config["compute"]["threads"]
         resources:
-            gpu=GPUS * (JUDGE["provider"] == "transformers"),
+            **asks("judge_answers"),
         params:
             script=script("judge_answers"),
             code=code("judge_answers"),

@@ -5,14 +5,13 @@ import copy
 import json
 import platform
 import shutil
-import time
 from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
 import torch
 
-from learning_dynamics import parallel, trajectory
+from learning_dynamics import parallel, trajectory, usage
 from learning_dynamics.algorithms import algorithm
 from learning_dynamics.command import add_model, load_model
 from learning_dynamics.errors import run_script
@@ -47,7 +46,6 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = arguments()
-    started = time.time()
     spec, compute = args.spec, args.compute
     model, codec = load_model(args)
     accelerator = parallel.accelerator_of(compute, args.out)
@@ -82,6 +80,7 @@ def main() -> None:
         args.keep_epochs, written,
     )  # fmt: skip
     learner.save(args.out / "model")
+    use = usage.together(parallel.by_process(usage.used(), accelerator))
     accelerator.end_training()
     if not first:
         return
@@ -106,7 +105,7 @@ def main() -> None:
             "hardware": torch.cuda.get_device_name(model.device)
             if model.device.type == "cuda"
             else platform.processor() or platform.machine(),
-            "wall_seconds_of_last_attempt": time.time() - started,
+            "used_in_last_attempt": use,
         },
     )
     write_table(args.out / "trajectory.parquet", tables["trajectory"], trajectory.SCHEMA)
