@@ -7,11 +7,14 @@
 # make figures                                          every figure and table of the study
 # make report                                           report.zip: all of them with captions
 # make card DATA=path                                   the data card of any probing file
+# make plan [TARGET=figures/squeeze.pdf]               what it will cost, what is done already
+# make preflight                                        is this place fit for the study?
 # make test | lint | unlock | clean
 SHELL := /bin/bash
 STUDY ?= toy
 DATA ?=
 PUBLISHED ?=
+TARGET ?=
 CORES ?= all
 PYTHON ?= python3
 # The torch build: cpu or cuda. A login node has no GPU although its jobs do, so the paper's study
@@ -32,7 +35,7 @@ SNAKEMAKE = export PATH="$(CURDIR)/$(BIN):$$PATH"; set -e; \
             --quiet rules host
 TIMED = TIMEFORMAT='wall %R s; CPU %U s user + %S s system'; time
 
-.PHONY: figures report algorithms card confounds tables test lint unlock clean FORCE
+.PHONY: figures report algorithms card confounds tables plan preflight test lint unlock clean FORCE
 
 figures: $(BIN)/.installed
 	@$(TIMED) { $(call SNAKEMAKE,all); }
@@ -67,6 +70,12 @@ algorithms: $(BIN)/.installed
 	@$(TIMED) { $(call SNAKEMAKE,$(foreach f,algorithms residuals forget,figures/$(f).pdf figures/$(f).png) \
 	tables/verdicts.csv tables/forgetting.csv); }
 	@cat results/$(STUDY)/tables/{algorithms,forget}.md
+
+plan: $(BIN)/.installed
+	@export PATH="$(CURDIR)/$(BIN):$$PATH"; python -m learning_dynamics.plan $(TARGET) $(CONFIG)
+
+preflight: $(BIN)/.installed
+	@$(call SNAKEMAKE,preflight)
 
 test: $(BIN)/.installed
 	$(BIN)/python -m pytest

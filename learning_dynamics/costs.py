@@ -17,18 +17,21 @@ from learning_dynamics.study import Study
 # Floating-point operations per second: of one CPU core, measured on the toy study (two shared cores
 # with AVX-512); of one GPU, 40% of an A100's peak (data sheet, not measured).
 RATES = {
-    ("cpu", "fp32"): 2.5e10, ("cpu", "bf16"): 4.0e10,
+    ("cpu", "fp32"): 3.0e10, ("cpu", "bf16"): 4.0e10,
     ("cuda", "fp32"): 0.4 * 1.95e13,
     ("cuda", "bf16"): 0.4 * 3.12e14, ("cuda", "fp16"): 0.4 * 3.12e14,
 }  # fmt: skip
 START = {"cpu": 4.0, "cuda": 30.0}  # seconds before the first update: imports, reading, loading
+TOKENIZER = 6.0  # seconds of training one and of encoding a corpus of a million tokens
+ELEMENTS = 1.0e9  # numbers that a CPU core goes over per second outside products
 PER_LAYER = 2.0e-3  # seconds of one layer's forward and backward pass beside its products
 HOST_MB = {"cpu": 650, "cuda": 3000}  # libraries, tables, and the context of CUDA
+ON_CPU = ["fetch_model", "pretrain_model", "learn_digits", "track_entk"]  # on every device
 GPU_MB = 1000  # the context of CUDA and torch's workspaces
 SLOTS = {"rmsprop": 1, "adamw": 2, "sgd": 0}  # numbers that an optimiser keeps per weight
 # Of a hub model whose sizes are not in the configuration: vocabulary, layers and hidden size.
 HUB = {"vocab_size": 152_000, "layers": 24, "hidden_size": 2048}
-# A typical text's share of what its length limit leaves room for (as HH's under the paper's limits).
+# A typical text's share of what its limit leaves room for, as HH's under the paper's limits.
 PROMPT_SHARE, RESPONSE_SHARE = 0.47, 0.24
 FILE_ROWS = 500  # rows of a local file that was not read yet: the published ones'
 
@@ -78,6 +81,13 @@ class Costs:
         self._compute = study.config["compute"]
         self._device = self._compute["device"]
         self._known: dict[tuple, Cost] = {}
+
+    def gpus(self, kind: str) -> int:
+        """The GPUs that a job of this kind holds."""
+        endpoint = self._study.config["judge"]["provider"] != "transformers"
+        if self._device != "cuda" or kind in ON_CPU or (kind == "judge_answers" and endpoint):
+            return 0
+        return self._compute["processes"] if kind == "finetune" else 1
 
     def of(self, kind: str, names: Mapping[str, str]) -> Cost:
         """The cost of a job, from its kind (the name of one of the methods below) and the wildcards
@@ -141,8 +151,12 @@ class Costs:
         tokens = spec["batch_size"] * spec["sequence_length"]
         # The embedding is looked up, not multiplied.
         work = 6 * spec["updates"] * tokens * (total - head)
-        speed = RATES["cpu", "fp32"] * spec["threads"]
-        seconds = START["cpu"] + work / speed + spec["updates"] * spec["layers"] * PER_LAYER
+        # Beside the products: softmaxes of attention and of the vocabulary, norms, activations.
+        rows = spec["heads"] * spec["sequence_length"] * 6 + spec["hidden_size"] * 30
+        elements = spec["updates"] * tokens * (6 * spec["vocab_size"] + spec["layers"] * rows)
+        speed = spec["threads"]
+        seconds = START["cpu"] + TOKENIZER + spec["updates"] * spec["layers"] * PER_LAYER
+        seconds += (work / RATES["cpu", "fp32"] + elements / ELEMENTS) / speed
         logits = 3 * 4 * tokens * spec["vocab_size"] / 1e6
         memory = HOST_MB["cpu"] + 4 * 4 * total / 1e6 + logits + 120
         return Cost(seconds, memory, disk_mb=4 * total / 1e6, threads=spec["threads"])

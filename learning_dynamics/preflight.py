@@ -79,8 +79,8 @@ def gpus(wanted: int, needed_mb: float) -> str:
             raise Wrong(f"{name}: a product of ones is wrong")
         size = torch.cuda.get_device_properties(number).total_memory / 1e6
         if size < needed_mb:
-            raise Wrong(f"{name} has {size:.0f} MB; expected {needed_mb:.0f} for the largest run "
-                        "(accumulate, checkpointing, lora or sharding make it smaller)")  # fmt: skip
+            raise Wrong(f"{name} has {size:.0f} MB; expected {needed_mb:.0f} for the largest run"
+                        " (accumulate, checkpointing, lora, sharding make it smaller)")  # fmt: skip
         names.append(f"{name} with {size:.0f} MB")
     return "; ".join(names)
 

@@ -2,11 +2,16 @@
 
 import ast
 import hashlib
+import re
 import subprocess
 from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+# An import of the package, with its parentheses where it has some.
+IMPORT = re.compile(
+    r"^[ \t]*((?:from|import) learning_dynamics\b(?:[^\n(]*\([^)]*\)|[^\n]*))", re.MULTILINE
+)
 
 
 def commit() -> str:
@@ -26,21 +31,19 @@ def commit() -> str:
 
 @cache
 def _imported(path: Path) -> tuple[Path, ...]:
-    """The files of the package that a file imports itself. Each is read once, since planning asks
-    for every script's code."""
+    """The files of the package that a file imports itself. Each is read once, and only its import
+    statements are parsed: planning, and every job's Snakemake, ask for all scripts' code."""
     found = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for statement in IMPORT.findall(path.read_text(encoding="utf-8")):
+        node = ast.parse(statement).body[0]
         if isinstance(node, ast.Import):
             modules = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            modules = [node.module, *(f"{node.module}.{a.name}" for a in node.names)]
         else:
-            continue
+            modules = [node.module, *(f"{node.module}.{a.name}" for a in node.names)]
         for module in modules:
-            if module.split(".")[0] == "learning_dynamics":
-                stem = ROOT.joinpath(*module.split("."))
-                options = (stem.with_suffix(".py"), stem / "__init__.py")
-                found += [option for option in options if option.is_file()]
+            stem = ROOT.joinpath(*module.split("."))
+            options = (stem.with_suffix(".py"), stem / "__init__.py")
+            found += [option for option in options if option.is_file()]
     return tuple(found)
 
 

@@ -17,28 +17,16 @@ SAVING = 120  # seconds between the signal and the limit, for a run to save itse
 
 
 def place_of(gpus):
-    """What a job with so many GPUs asks SLURM for, as words of its executor; None is no request."""
-    name, units = CLUSTER["gres"], CLUSTER["units"]
-    partitions = CLUSTER["partition"], CLUSTER["gpu_partition"]
-    asked = {
-        "gpu": gpus if gpus and not name else None,
-        "gpu_model": CLUSTER["gpu_model"] if gpus and not name else None,
-        "gres": f"{name}:{gpus * units}" if gpus and name else None,
-        "cards": gpus
-        or None,  # for the cap on GPUs in flight, however they are asked for
-    }
-    return asked | (
-        {"slurm_partition": partitions[gpus > 0]} if any(partitions) else {}
-    )
-
-
-def place(gpus_of):
-    """The same as resources of a rule, ``gpus_of`` a function of its wildcards."""
-
-    def word(name):
-        return lambda wildcards: place_of(gpus_of(wildcards))[name]
-
-    return {name: word(name) for name in place_of(0)}
+    """What a job with so many GPUs asks SLURM for, in the words of its executor."""
+    partition = CLUSTER["gpu_partition" if gpus else "partition"]
+    asked = {"slurm_partition": partition} if partition else {}
+    if not gpus:
+        return asked
+    asked["cards"] = gpus  # for the cap on GPUs in flight, however they are asked for
+    if CLUSTER["gres"]:
+        return asked | {"gres": f"{CLUSTER['gres']}:{gpus * CLUSTER['units']}"}
+    model = CLUSTER["gpu_model"]
+    return asked | {"gpu": gpus} | ({"gpu_model": model} if model else {})
 
 
 def asks(kind):
@@ -57,7 +45,7 @@ def asks(kind):
         "mem_mb": memory,
         "runtime": minutes,
         "slurm_extra": f"--signal=TERM@{SAVING}",
-        **place(lambda wildcards: COSTS.of(kind, wildcards).gpus),
+        **place_of(COSTS.gpus(kind)),
     }
 
 
@@ -69,11 +57,16 @@ if STUDY.config["compute"]["device"] == "cuda":
 
 def asks_of_a_place():
     """The resources of a preflight's job: the signal comes one to two minutes after its start."""
+    words = {name for gpus in PLACES.values() for name in place_of(gpus)}
+
+    def word(name):
+        return lambda wildcards: place_of(PLACES[wildcards.kind]).get(name)
+
     return {
         "mem_mb": 4000,
         "runtime": 4,
         "slurm_extra": f"--signal=TERM@{SAVING}",
-        **place(lambda wildcards: PLACES[wildcards.kind]),
+        **{name: word(name) for name in sorted(words)},
     }
 
 

@@ -316,27 +316,6 @@ def test_linters_are_clean():
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_environment_file_has_the_pins_of_pyproject():
-    """One place for versions: the conda environment repeats pyproject.toml's pins exactly."""
-    import tomllib
-
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    conda = yaml.safe_load((ROOT / "envs/learning-dynamics.yaml").read_text())
-    pip = next(item["pip"] for item in conda["dependencies"] if isinstance(item, dict))
-    assert pip == project["dependencies"]
-
-
-def test_profiles_name_only_rules_that_exist():
-    """Snakemake accepts unknown rule names under set-resources in silence."""
-    typed = [sys.executable, "-m", "snakemake", "--list-rules", "--nolock"]
-    done = subprocess.run(typed, cwd=ROOT, capture_output=True, text=True, env=environment())
-    for path in (ROOT / "slurm/profile.yaml", ROOT / "local/profile.yaml"):
-        profile = yaml.safe_load(path.read_text())
-        for key in ("set-resources", "set-threads"):
-            for name in profile.get(key, {}):
-                assert name in done.stdout.split()
-
-
 def test_types_of_ones_own_and_a_model_that_rephrases(tmp_path):
     """A type by a function, one asked of a model of the study; examples that lack a type pass on
     to the trajectory."""
