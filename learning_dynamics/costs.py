@@ -21,11 +21,11 @@ RATES = {
     ("cuda", "fp32"): 0.4 * 1.95e13,
     ("cuda", "bf16"): 0.4 * 3.12e14, ("cuda", "fp16"): 0.4 * 3.12e14,
 }  # fmt: skip
-START = {"cpu": 4.0, "cuda": 30.0}  # seconds before the first update: imports, reading, loading
+START = {"cpu": 3.0, "cuda": 30.0}  # seconds before the first update: imports, reading, loading
 TOKENIZER = 6.0  # seconds of training one and of encoding a corpus of a million tokens
 ELEMENTS = 1.0e9  # numbers that a CPU core goes over per second outside products
 PER_LAYER = 2.0e-3  # seconds of one layer's forward and backward pass beside its products
-HOST_MB = {"cpu": 650, "cuda": 3000}  # libraries, tables, and the context of CUDA
+HOST_MB = {"cpu": 500, "cuda": 3000}  # libraries, tables, and the context of CUDA
 ON_CPU = ["fetch_model", "pretrain_model", "learn_digits", "track_entk"]  # on every device
 GPU_MB = 1000  # the context of CUDA and torch's workspaces
 SLOTS = {"rmsprop": 1, "adamw": 2, "sgd": 0}  # numbers that an optimiser keeps per weight

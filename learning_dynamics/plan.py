@@ -78,6 +78,14 @@ class Job:
         return sum(p.stat().st_size for p in self.folder.rglob("*") if p.is_file()) / 1e6
 
 
+def tell(config: dict, cards: int | None) -> None:
+    """Called by the Snakefile: write the study's configuration, and the cap on GPUs in flight,
+    where a plan that started this Snakemake asks for them."""
+    if ASKS in os.environ:
+        text = json.dumps({"config": config, "cards": cards})
+        Path(os.environ[ASKS]).write_text(text, encoding="utf-8")
+
+
 def jobs_of(summary: str, folder: Path, study: str) -> list[Job]:
     """The jobs behind the lines of ``snakemake --summary``, run in ``folder``."""
     found: dict[tuple, Job] = {}

@@ -17,19 +17,12 @@ sys.path.insert(0, str(ROOT))
 
 from learning_dynamics.allocator import MEMORY
 from learning_dynamics.errors import InputError, fail
+from learning_dynamics.plan import tell
 from learning_dynamics.probe import SAMPLED_TYPES
 from learning_dynamics.provenance import digest_of
 from learning_dynamics.study import Study
 
-if (
-    "LEARNING_DYNAMICS_PLAN" in os.environ
-):  # learning_dynamics.plan asks what is planned
-    Path(os.environ["LEARNING_DYNAMICS_PLAN"]).write_text(
-        json.dumps(
-            {"config": config, "cards": workflow.global_resources.get("cards").value}
-        )
-    )
-
+tell(config, workflow.global_resources.get("cards").value)
 try:
     STUDY = Study(config, [ROOT / "config.yaml", *workflow.overwrite_configfiles])
     # Result folders of the reference implementation, by name.
