@@ -9,7 +9,8 @@
 # make card DATA=path                                   the data card of any probing file
 # make plan [TARGET=figures/squeeze.pdf]               what it will cost, what is done already
 # make preflight                                        is this place fit for the study?
-# make test | lint | unlock | clean
+# make reliability                                      kills 50 times, and writes docs/reliability.md
+# make test | lint | clean
 SHELL := /bin/bash
 STUDY ?= toy
 DATA ?=
@@ -35,7 +36,7 @@ SNAKEMAKE = export PATH="$(CURDIR)/$(BIN):$$PATH"; set -e; \
             --quiet rules host
 TIMED = TIMEFORMAT='wall %R s; CPU %U s user + %S s system'; time
 
-.PHONY: figures report algorithms card confounds tables plan preflight test lint unlock clean FORCE
+.PHONY: figures report algorithms card confounds tables plan preflight test reliability lint clean FORCE
 
 figures: $(BIN)/.installed
 	@$(TIMED) { $(call SNAKEMAKE,all); }
@@ -80,13 +81,13 @@ preflight: $(BIN)/.installed
 test: $(BIN)/.installed
 	$(BIN)/python -m pytest
 
+reliability: $(BIN)/.installed
+	$(BIN)/python -m tests.reliability.kills --kills 50 --write docs/reliability.md
+
 lint: $(BIN)/.installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile rules
 	export PATH="$(CURDIR)/$(BIN):$$PATH"; snakemake --lint
-
-unlock: $(BIN)/.installed
-	$(BIN)/snakemake --unlock $(CONFIG)
 
 clean:
 	rm -rf .snakemake results/[!.]* figures/[!.]* tables/[!.]* report.zip

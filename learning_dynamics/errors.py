@@ -1,8 +1,10 @@
 """How bad input reaches the user: one line on stderr, exit code 2, no traceback."""
 
+import errno
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +24,13 @@ NOISY = [
     "fontTools",
 ]
 
+# What to do about an error of the disk.
+ADVICE = {
+    errno.ENOSPC: "free space (what was finished is kept; run again to go on)",
+    errno.EDQUOT: "room in the quota (what was finished is kept; run again to go on)",
+    errno.EROFS: "a file system to write to (what was finished is kept; run again to go on)",
+}
+
 
 class InputError(ValueError):
     """Bad input. The message names the file or field, the value found and what was expected."""
@@ -37,9 +46,10 @@ def run_script(main: Callable[[], int | None]) -> None:
     """Run a script's ``main``, turning bad input and unusable paths into one clear line.
 
     Every script takes ``--log FILE``: progress goes there, warnings and errors also to stderr;
-    without it everything goes to stderr. The log of a job that
-    succeeds ends with what it used.
+    without it everything goes to stderr. The log of a job that succeeds ends with what it used.
+    SIGTERM ends it as an exception does: nothing half-written or locked is left behind.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     to_file = _start_logging()
     # Progress bars of the libraries would fill the logs.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -47,13 +57,16 @@ def run_script(main: Callable[[], int | None]) -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")
     try:
         code = main() or 0
+    except KeyboardInterrupt:
+        sys.exit(130)
     except InputError as error:
         message = str(error)
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
         place = error.filename or "file system"  # a full disk names no file
-        message = f"{place}: {error.strerror or error}; expected a path to read or write"
+        wanted = ADVICE.get(error.errno, "a path to read or write")
+        message = f"{place}: {error.strerror or error}; expected {wanted}"
     else:
         if to_file:
             logging.getLogger("usage").info("%s%s", MARK, json.dumps(used()))
@@ -65,6 +78,7 @@ def run_script(main: Callable[[], int | None]) -> None:
 
 def _start_logging() -> bool:
     """Set up logging as ``--log`` asks; whether there is a log file."""
+    logging.raiseExceptions = False  # a log on a full disk is no reason for a traceback
     console = logging.StreamHandler(sys.stderr)
     handlers: list[logging.Handler] = [console]
     if "--log" in sys.argv:

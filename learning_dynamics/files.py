@@ -1,10 +1,12 @@
 """Files appear whole or not at all, and a bad one is named."""
 
+import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pandas as pd
@@ -13,11 +15,18 @@ import pyarrow.parquet as pq
 
 from learning_dynamics.errors import InputError
 
+# What is wrong with a disk, not with what is written to it.
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO}
+
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
     """Yield a temporary sibling of ``path`` (a file or a folder to be made) that replaces it on
-    success; on any error nothing is left behind."""
+    success; on any error nothing is left behind.
+
+    What appears is on the disk: a machine that loses power right after has it. A full, read-only or
+    broken disk is an OSError that names ``path``, whichever library found out.
+    """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -27,11 +36,48 @@ def atomic(path: str | Path) -> Iterator[Path]:
     _remove(temporary)  # of a killed process that had the same number
     try:
         yield temporary
+        _to_disk(temporary)
         if temporary.is_dir() and path.is_dir():
             shutil.rmtree(path)
         temporary.replace(path)
+        _to_disk(path.parent, deep=False)
+    except Exception as error:
+        if (number := _disk_error(error)) is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from None
     finally:
         _remove(temporary)
+
+
+def sweep(folder: str | Path) -> None:
+    """Remove what killed processes left of :func:`atomic` in ``folder``; for its only writer."""
+    for path in Path(folder).glob(".*.tmp*"):
+        _remove(path)
+
+
+def _to_disk(path: Path, deep: bool = True) -> None:
+    """Flush a file, or a folder with (``deep``) all that it holds."""
+    if path.is_dir():
+        for inner in path.iterdir() if deep else []:
+            _to_disk(inner)
+    file = os.open(path, os.O_RDONLY)
+    try:
+        if path.is_dir():
+            with suppress(OSError):  # not every file system flushes folders
+                os.fsync(file)
+        else:
+            os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _disk_error(error: Exception) -> int | None:
+    """The number of an error of DISK, if it is one. safetensors and tokenizers have it in their
+    message alone."""
+    number = error.errno if isinstance(error, OSError) else None
+    if told := re.search(r"\(os error (\d+)\)", str(error)):
+        number = int(told[1])
+    return number if number in DISK else None
 
 
 def _remove(path: Path) -> None:

@@ -217,13 +217,12 @@ def finetune(
         return trajectory.evaluation(probes.identity, prober(), done, done * size, count)
 
     stop = []
-    signal.signal(signal.SIGTERM, lambda *_: stop.append(True))
+    before_us = signal.signal(signal.SIGTERM, lambda *_: stop.append(True))
     started = time.monotonic()
     resumed = checkpoints.load(together, optimizer)
     if resumed:
         state, tables, extra = resumed
         prober.scorer.greedy0 = extra[f"greedy0.{accelerator.process_index}"].numpy()
-        state["attempts"] += 1
         history = tables["training"].to_dict("records")
         for record in history:
             record["rows"] = record["rows"].tolist()
@@ -232,13 +231,13 @@ def finetune(
             written.restore(tables["written"])
         if meter and "proxies" in tables:
             meter.tables = [tables["proxies"]]
-        LOG.info("resuming after update %d of %d", state["update"], last)
     else:
-        state = {"update": 0, "attempts": 1, "seconds": 0.0, "seconds_probing": 0.0}
+        state = {"update": 0, "seconds": 0.0, "seconds_probing": 0.0}
         history, evaluations = [], [probe(0)]
         state["seconds_probing"] = time.monotonic() - started
     before = state["seconds"]
     first = state["update"]
+    counts = checkpoints.begin(first)
 
     def save() -> None:
         tables = {"trajectory": pd.concat(evaluations), "training": pd.DataFrame(history)}
@@ -282,6 +281,7 @@ def finetune(
             learner.save(checkpoints.folder / f"epoch{epoch}")
         spent = time.monotonic() - started
         state.update(update=done, seconds=before + spent)
+        checkpoints.reached(done)
         if done % spec["probe_every"] == 0 or done == last:
             left = spent / (done - first) * (last - done)
             LOG.info("update %d/%d loss %.3f grad %.1f %.1f rows/s ETA %.0f s", done, last,
@@ -292,7 +292,7 @@ def finetune(
             sys.exit(143)
         if done % spec["checkpoint_every"] == 0 and done < last:
             save()
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, before_us)
     tables = {
         "trajectory": pd.concat(evaluations, ignore_index=True),
         "training": pd.DataFrame(history),
@@ -301,4 +301,4 @@ def finetune(
         tables["written"] = written.written
     if meter is not None:
         tables["proxies"] = meter.table()
-    return tables, {**state, "updates": last, "training_rows": count}
+    return tables, {**state, **counts, "updates": last, "training_rows": count}

@@ -1,14 +1,17 @@
 """Resume checkpoints: safetensors and JSON in an undeclared folder, whole or absent.
 
-A checkpoint is a folder ``update-<n>`` that appears by one rename; the previous one is kept until
-then. It is used only by a run with the same fingerprint (settings, inputs, code).
+A checkpoint is a folder ``update-<n>`` that appears by one rename, with a checksum of every file in
+it. The two newest are kept: should one turn out damaged, the run goes on from the one before. It is
+used only by a run with the same fingerprint (settings, inputs, code). Beside them lies
+``progress.json``: the last update done, so that a run that was killed can say what it repeats.
 """
 
 import hashlib
 import json
 import logging
+import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -16,9 +19,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from learning_dynamics.files import atomic, write_table
+from learning_dynamics.files import atomic, sweep, write_table
 
 LOG = logging.getLogger(__name__)
+SUMS = "SHA256SUMS"  # as sha256sum writes and checks it
 
 
 def fingerprint(settings: dict, files: Iterable[str | Path]) -> str:
@@ -28,20 +32,32 @@ def fingerprint(settings: dict, files: Iterable[str | Path]) -> str:
         for path in sorted(item.rglob("*")) if item.is_dir() else [item]:
             if path.is_file():
                 digest.update(path.name.encode())
-                with path.open("rb") as stream:
-                    digest.update(hashlib.file_digest(stream, "sha256").digest())
+                digest.update(bytes.fromhex(_sum(path)))
     return digest.hexdigest()
+
+
+def _sum(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 class Checkpoints:
     """The resume checkpoints of one run, in ``folder``.
 
-    In a run of several processes, every process calls :meth:`save`, since the parts of a sharded
-    model come together there; ``writes`` says which one writes.
+    In a run of several processes, every process calls :meth:`save` and :meth:`load`, since the
+    parts of a sharded model come together there; ``writes`` says which one writes, and ``check``
+    raises when it must not any more.
     """
 
-    def __init__(self, folder: str | Path, mark: str, writes: bool = True) -> None:
-        self.folder, self._mark, self._writes = Path(folder), mark, writes
+    def __init__(
+        self,
+        folder: str | Path,
+        mark: str,
+        writes: bool = True,
+        check: Callable[[], None] | None = None,
+    ) -> None:
+        self.folder, self._mark, self._writes, self._check = Path(folder), mark, writes, check
+        self._progress = {"fingerprint": mark, "update": 0, "attempts": 0, "repeated": 0}
 
     def save(
         self,
@@ -56,6 +72,10 @@ class Checkpoints:
         tensors = {**whole_state(model, optimizer), **{f"extra.{k}": v for k, v in extra.items()}}
         if not self._writes:
             return
+        if self._check:
+            self._check()
+        for old in self._all()[:-1]:
+            shutil.rmtree(old)
         target = self.folder / f"update-{state['update']:08d}"
         with atomic(target) as temporary:
             temporary.mkdir()
@@ -64,9 +84,8 @@ class Checkpoints:
                 write_table(temporary / f"{name}.parquet", table)
             text = json.dumps({**state, "fingerprint": self._mark})
             (temporary / "state.json").write_text(text, encoding="utf-8")
-        for old in self._all():
-            if old != target:
-                shutil.rmtree(old)
+            sums = [f"{_sum(path)}  {path.name}\n" for path in sorted(temporary.iterdir())]
+            (temporary / SUMS).write_text("".join(sums), encoding="utf-8")
 
     def load(
         self, model: torch.nn.Module, optimizer: torch.optim.Optimizer
@@ -74,20 +93,62 @@ class Checkpoints:
         """Put the newest valid checkpoint into model and optimizer; ``(state, tables, extra)``, or
         None when there is none.
 
-        A checkpoint of other settings, inputs or code is discarded, with a line in the log.
+        One that is damaged, or of other settings, inputs or code, is discarded, with a line in the
+        log.
         """
+        chosen = [self._choose() if self._writes else None]
+        if torch.distributed.is_initialized():
+            torch.distributed.broadcast_object_list(chosen)
+        if chosen[0] is None:
+            return None
+        path = self.folder / chosen[0]
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        del state["fingerprint"]
+        tensors = load_file(path / "state.safetensors")
+        put_state(model, optimizer, tensors)
+        tables = {p.stem: pd.read_parquet(p) for p in path.glob("*.parquet")}
+        return state, tables, _part(tensors, "extra.")
+
+    def _choose(self) -> str | None:
+        """The name of the newest checkpoint to go on from; what cannot be used is removed."""
+        sweep(self.folder)
         for path in reversed(self._all()):
-            state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-            if state.pop("fingerprint") != self._mark:
+            if damaged := _damaged(path):
+                LOG.warning("discarding %s: %s; what came before it is used", path, damaged)
+            elif json.loads((path / "state.json").read_bytes())["fingerprint"] != self._mark:
                 LOG.info("discarding %s: settings, inputs or code have changed", path.name)
-                if self._writes:
-                    shutil.rmtree(path)
-                continue
-            tensors = load_file(path / "state.safetensors")
-            put_state(model, optimizer, tensors)
-            tables = {p.stem: pd.read_parquet(p) for p in path.glob("*.parquet")}
-            return state, tables, _part(tensors, "extra.")
+            else:
+                return path.name
+            shutil.rmtree(path)
         return None
+
+    def begin(self, update: int) -> dict[str, int]:
+        """Count an attempt that goes on after ``update``: ``attempts``, and ``repeated``, the
+        updates that attempts did and lost, so far."""
+        progress, path = self._progress, self.folder / "progress.json"
+        try:
+            old = json.loads(path.read_bytes())
+            if old["fingerprint"] == self._mark:
+                lost = max(old["update"] - update, 0)
+                progress.update(attempts=old["attempts"], repeated=old["repeated"] + lost)
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # a first attempt, or a torn file: counting starts here
+        progress["attempts"] += 1
+        if progress["attempts"] > 1:
+            LOG.info("resuming after update %d (attempt %d; updates repeated so far: %d)", update,
+                     progress["attempts"], progress["repeated"])  # fmt: skip
+        if self._writes:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(path, os.O_CREAT | os.O_WRONLY, 0o644)
+        self.reached(update)
+        return {name: progress[name] for name in ("attempts", "repeated")}
+
+    def reached(self, update: int) -> None:
+        """Note that this update is done."""
+        self._progress["update"] = update
+        if self._writes:
+            # In place, without a flush: a loss of power may cost the counts and nothing else.
+            os.pwrite(self._file, json.dumps(self._progress).ljust(160).encode(), 0)
 
     def remove(self) -> None:
         """Delete the folder: the run is complete."""
@@ -95,6 +156,19 @@ class Checkpoints:
 
     def _all(self) -> list[Path]:
         return sorted(self.folder.glob("update-*"))
+
+
+def _damaged(path: Path) -> str:
+    """What is wrong with a checkpoint's files; "" when nothing is."""
+    try:
+        lines = (path / SUMS).read_text(encoding="utf-8").splitlines()
+        told = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+        if set(told) | {SUMS} != {inner.name for inner in path.iterdir()} or not told:
+            return f"its files are not those of {SUMS}"
+        wrong = [name for name, digest in told.items() if _sum(path / name) != digest]
+    except (OSError, ValueError) as error:
+        return str(error)
+    return f"{wrong[0]} does not have its checksum" if wrong else ""
 
 
 def whole_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

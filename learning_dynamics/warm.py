@@ -6,16 +6,19 @@ Importing the libraries takes longer than many a small run. So they are imported
 that then forks for every job; ``python`` on the command's PATH is ``warm/python``, which hands
 its arguments, environment, folder and files to that process and waits for the job's exit code.
 Nothing of this package is loaded before the fork: a job runs the code that lies there when it
-starts. Anything but a script, and everything where no such process listens, runs as usual.
+starts. Anything but a script, and everything where no such process listens, runs as usual. However
+the command ends, the process ends with it, and its jobs with the process.
 """
 
 import array
 import atexit
 import contextlib
+import ctypes
 import json
 import os
 import runpy
 import selectors
+import shutil
 import signal
 import socket
 import subprocess
@@ -36,9 +39,30 @@ MODELS = ["GPTNeoXForCausalLM", "LlamaForCausalLM", "AutoModelForCausalLM", "Aut
 LARGEST = 1 << 20  # bytes of one request
 
 
-def serve(path: str) -> None:
+def _end_with(parent: int, number: int) -> None:
+    """Have the kernel send this process a signal when its parent ends (Linux alone)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, number, 0, 0, 0)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:  # it has ended already
+        signal.raise_signal(number)
+
+
+def serve(path: str, parent: int) -> None:
     """Import the libraries, listen at the socket ``path`` and fork for every request, until
-    killed. Single-threaded, so that a fork is safe."""
+    process ``parent`` ends. Single-threaded, so that a fork is safe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the command and its jobs
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    clients: dict[int, socket.socket] = {}  # by process of the job
+    try:
+        _end_with(parent, signal.SIGTERM)
+        _listen(path, parent, clients)
+    finally:
+        for job in clients:
+            os.kill(job, signal.SIGKILL)
+        shutil.rmtree(Path(path).parent, ignore_errors=True)
+
+
+def _listen(path: str, parent: int, clients: dict[int, socket.socket]) -> None:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)
     listener.listen(64)  # requests wait while the libraries are imported
@@ -57,9 +81,7 @@ def serve(path: str) -> None:
     watched = selectors.DefaultSelector()
     watched.register(listener, selectors.EVENT_READ)
     watched.register(asleep, selectors.EVENT_READ)
-    clients: dict[int, socket.socket] = {}  # by process of the job
-    parent = os.getppid()
-    while os.getppid() == parent:  # or whoever called is gone
+    while os.getppid() == parent:  # where the kernel does not tell
         for key, _ in watched.select(timeout=2):
             if key.fileobj is listener:
                 client, _ = listener.accept()
@@ -87,8 +109,6 @@ def serve(path: str) -> None:
             with contextlib.suppress(OSError):
                 client.sendall(os.waitstatus_to_exitcode(status).to_bytes(4, "big", signed=True))
             client.close()
-    for job in clients:
-        os.kill(job, signal.SIGKILL)
 
 
 def _start(client: socket.socket, others: list[socket.socket]) -> int | None:
@@ -99,6 +119,7 @@ def _start(client: socket.socket, others: list[socket.socket]) -> int | None:
         message += client.recv(LARGEST)
     if not message:
         return None
+    server = os.getpid()
     job = os.fork()
     if job:
         for file in files:
@@ -107,7 +128,10 @@ def _start(client: socket.socket, others: list[socket.socket]) -> int | None:
     code = 1
     try:
         signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for number in (signal.SIGCHLD, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        _end_with(server, signal.SIGKILL)
         for other in (client, *others):
             other.close()
         for number, file in enumerate(files):
@@ -143,31 +167,37 @@ def _run(words: list[str], environment: dict[str, str], folder: str) -> int:
     return 0
 
 
+def start() -> tuple[subprocess.Popen, dict[str, str]]:
+    """Start the process, which ends with this one; and the environment variables under which
+    ``python`` is warm."""
+    path = f"{tempfile.mkdtemp(prefix='warm-')}/jobs-of-{os.getpid()}"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "learning_dynamics.warm", "--serve", path, str(os.getpid())],
+        env={**os.environ, **MEMORY, "PYTHONPATH": str(CLIENT.parent)},
+        stdin=subprocess.DEVNULL,
+    )
+    return process, {SOCKET: path, "PATH": f"{CLIENT}:{os.environ['PATH']}"}
+
+
 @contextlib.contextmanager
 def listening():  # noqa: ANN201
-    """Environment variables under which ``python`` is warm; the process ends with the block."""
-    with tempfile.TemporaryDirectory(prefix="warm-") as folder:
-        path = f"{folder}/jobs"
-        process = subprocess.Popen(
-            [sys.executable, "-m", "learning_dynamics.warm", "--serve", path],
-            env={**os.environ, **MEMORY, "PYTHONPATH": str(CLIENT.parent)},
-            stdin=subprocess.DEVNULL,
-        )
-        try:
-            yield {SOCKET: path, "PATH": f"{CLIENT}:{os.environ['PATH']}"}
-        finally:
-            process.kill()
-            process.wait()
+    """The variables of :func:`start`; the process ends with the block."""
+    process, variables = start()
+    try:
+        yield variables
+    finally:
+        process.terminate()
+        process.wait()
 
 
-def main(words: list[str]) -> int:
-    """Run a command whose jobs start warm; its exit code."""
+def main(words: list[str]) -> None:
+    """Become a command whose jobs start warm: its signals and its exit code are its own."""
     if words[0] == "--serve":
-        serve(words[1])
-        return 0
-    with listening() as variables:
-        return subprocess.run(words, env={**os.environ, **variables}, check=False).returncode
+        serve(words[1], int(words[2]))
+    else:
+        _, variables = start()
+        os.execvpe(words[0], words, {**os.environ, **variables})
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])

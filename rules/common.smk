@@ -17,6 +17,7 @@ sys.path.insert(0, str(ROOT))
 
 from learning_dynamics.allocator import MEMORY
 from learning_dynamics.errors import InputError, fail
+from learning_dynamics.lock import others, register
 from learning_dynamics.plan import tell
 from learning_dynamics.probe import SAMPLED_TYPES
 from learning_dynamics.provenance import digest_of
@@ -85,6 +86,15 @@ RUN = f"{RESULTS}/runs/{{dataset}}/{{model}}/{{run}}/seed{{seed}}"
 
 if NO_JUDGE and workflow.is_main_process:
     print(f"note: {NO_JUDGE}; left out", file=sys.stderr)
+
+# Snakemake's locks stay when it is killed, and do not say whose they are. Every Snakemake that works
+# in this folder registers, so that the locks of dead ones are known and nobody need unlock by hand.
+if workflow.is_main_process:
+    registered = register(".snakemake/at-work")
+    if (locks := list(Path(".snakemake/locks").glob("*"))) and not others(registered):
+        print("note: removing the locks of a Snakemake that is gone", file=sys.stderr)
+        for path in locks:
+            path.unlink(missing_ok=True)
 
 
 def either(names):

@@ -275,7 +275,6 @@ def test_a_killed_run_ends_with_the_same_trajectory(finished, tmp_path, kill):
     assert not (folder / target).exists()
     assert list(resume.glob("update-*"))
 
-    subprocess.run(command(folder, "--unlock"), env=environment(), capture_output=True)
     snakemake(folder, *whole, "--rerun-incomplete", config=[STUDY, overlay])
     facts = json.loads((folder / target.parent / "run.json").read_text())
     assert facts["attempts"] == 2

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from learning_dynamics import warm
+from tests.reliability.processes import processes_of
 
 SCRIPT = """
 import json, os, sys
@@ -103,5 +104,30 @@ def test_without_the_process_everything_runs_as_usual(listening, tmp_path):
     assert done.stdout == "2\n"
 
 
+@pytest.mark.parametrize("kill", [signal.SIGTERM, signal.SIGKILL])
+def test_nothing_outlives_the_command(tmp_path, kill):
+    """The command is killed, while a job runs or while libraries are imported: its exit code is its
+    own; the process that forks, its job and its folder go."""
+    script = tmp_path / "job.py"
+    script.write_text("import time\nprint('running', flush=True)\ntime.sleep(60)\n")
+    call = f"echo $LEARNING_DYNAMICS_WARM; python {script} & exec sleep 60"
+    command = subprocess.Popen(
+        [sys.executable, "-m", "learning_dynamics.warm", "sh", "-c", call],
+        stdout=subprocess.PIPE, text=True, start_new_session=True, cwd=warm.CLIENT.parent,
+    )  # fmt: skip
+    folder = Path(command.stdout.readline().strip()).parent
+    assert folder.is_dir()
+    if kill == signal.SIGKILL:
+        assert command.stdout.readline() == "running\n"
+    command.send_signal(kill)
+    assert command.wait(timeout=10) == -kill
+    deadline = time.monotonic() + 30
+    while (left := processes_of(command.pid)) or folder.exists():
+        assert time.monotonic() < deadline, (left, folder.exists())
+        time.sleep(0.05)
+
+
 def test_the_command_ends_with_its_own_code():
-    assert warm.main([sys.executable, "-c", "raise SystemExit(5)"]) == 5
+    words = [sys.executable, "-m", "learning_dynamics.warm"]
+    done = subprocess.run([*words, sys.executable, "-c", "raise SystemExit(5)"])
+    assert done.returncode == 5
