@@ -10,6 +10,7 @@
 # make plan [TARGET=figures/squeeze.pdf]               what it will cost, what is done already
 # make preflight                                        is this place fit for the study?
 # make reliability                                      kills 50 times, and writes docs/reliability.md
+# make slurm-faults [FAULTS="scancel memory"]           strikes jobs of a real SLURM; prints the outcomes
 # make test | lint | clean
 SHELL := /bin/bash
 STUDY ?= toy
@@ -36,7 +37,7 @@ SNAKEMAKE = export PATH="$(CURDIR)/$(BIN):$$PATH"; set -e; \
             --quiet rules host
 TIMED = TIMEFORMAT='wall %R s; CPU %U s user + %S s system'; time
 
-.PHONY: figures report algorithms card confounds tables plan preflight test reliability lint clean FORCE
+.PHONY: figures report algorithms card confounds tables plan preflight test reliability slurm-faults lint clean FORCE
 
 figures: $(BIN)/.installed
 	@$(TIMED) { $(call SNAKEMAKE,all); }
@@ -83,6 +84,9 @@ test: $(BIN)/.installed
 
 reliability: $(BIN)/.installed
 	$(BIN)/python -m tests.reliability.kills --kills 50 --write docs/reliability.md
+
+slurm-faults: $(BIN)/.installed
+	@$(BIN)/python -m tests.slurm.faults $(FAULTS)
 
 lint: $(BIN)/.installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
