@@ -11,6 +11,7 @@
 # make preflight                                        is this place fit for the study?
 # make reliability                                      kills 50 times, and writes docs/reliability.md
 # make slurm-faults [FAULTS="scancel memory"]           strikes jobs of a real SLURM; prints the outcomes
+# make fuzz                                             2,000 cases of hostile input
 # make test | lint | clean
 SHELL := /bin/bash
 STUDY ?= toy
@@ -23,21 +24,27 @@ PYTHON ?= python3
 # takes cuda wherever it is installed.
 TORCH ?= $(if $(filter paper,$(STUDY))$(shell command -v nvidia-smi),cuda,cpu)
 
+# What people type is taken as it stands: make expands nothing in it, and the shell reads it from its
+# environment.
+$(foreach name,STUDY DATA PUBLISHED CORES,$(eval override $(name) := $$(value $(name))))
+export STUDY DATA PUBLISHED CORES
+%: export GOAL = $@
+
 BIN := .venv/bin
 TORCH_PIN := $(shell sed -n 's/^ *"\(torch==[0-9.]*\)",/\1/p' pyproject.toml)
-CONFIG := $(if $(filter-out toy,$(STUDY)),--configfile studies/$(STUDY).yaml) \
-          $(if $(DATA)$(PUBLISHED),--config $(if $(DATA),data=$(DATA)) \
-          $(if $(PUBLISHED),published=$(PUBLISHED)))
+CONFIG := $(if $(filter-out toy,$(STUDY)),--configfile "studies/$$STUDY.yaml") \
+          $(if $(DATA)$(PUBLISHED),--config $(if $(DATA),data="$$DATA") \
+          $(if $(PUBLISHED),published="$$PUBLISHED"))
 TABLES := changes claims dose probe findings
 CONFOUNDS := confounds influence fingerprint
-FILES := config.yaml $(if $(filter-out toy,$(STUDY)),studies/$(STUDY).yaml)
+FILES := config.yaml $(if $(filter-out toy,$(STUDY)),"studies/$$STUDY.yaml")
 SNAKEMAKE = export PATH="$(CURDIR)/$(BIN):$$PATH"; set -e; \
             python -m learning_dynamics.study $(FILES); \
-            python -m learning_dynamics.warm snakemake $(1) $(CONFIG) --cores $(CORES) --scheduler greedy --rerun-incomplete --show-failed-logs \
+            python -m learning_dynamics.warm snakemake $(1) $(CONFIG) --cores "$$CORES" --scheduler greedy --rerun-incomplete --show-failed-logs \
             --quiet rules host
 TIMED = TIMEFORMAT='wall %R s; CPU %U s user + %S s system'; time
 
-.PHONY: figures report algorithms card confounds tables plan preflight test reliability slurm-faults lint clean FORCE
+.PHONY: figures report algorithms card confounds tables plan preflight test reliability slurm-faults fuzz lint clean FORCE
 
 figures: $(BIN)/.installed
 	@$(TIMED) { $(call SNAKEMAKE,all); }
@@ -46,13 +53,13 @@ report: figures
 	@$(call SNAKEMAKE,--report report.zip)
 
 figures/%.pdf: $(BIN)/.installed FORCE
-	@$(TIMED) { $(call SNAKEMAKE,$@ figures/$*.png); }
+	@$(TIMED) { $(call SNAKEMAKE,"$$GOAL" "$${GOAL%.pdf}.png"); }
 
 figures/%.png tables/%.csv: $(BIN)/.installed FORCE
-	@$(TIMED) { $(call SNAKEMAKE,$@); }
+	@$(TIMED) { $(call SNAKEMAKE,"$$GOAL"); }
 
 # The data card of any file of rows with typed responses, without a study.
-CARD = --file $(DATA) --study '{"study": "-", "dataset": "$(notdir $(DATA))", "model": "-", "seeds": []}'
+CARD = --file="$$DATA"
 card: $(BIN)/.installed
 	@PYTHONPATH=. $(BIN)/python workflow_scripts/make_card.py $(CARD) --table tables/card.csv \
 	--findings tables/card-findings.csv --markdown tables/card.md --log tables/card.log
@@ -62,16 +69,16 @@ card: $(BIN)/.installed
 
 tables: $(BIN)/.installed
 	@$(call SNAKEMAKE,$(TABLES:%=tables/%.csv))
-	@cat results/$(STUDY)/claims.md results/$(STUDY)/tables/probe.md
+	@cat "results/$$STUDY/claims.md" "results/$$STUDY/tables/probe.md"
 
 confounds: $(BIN)/.installed
 	@$(TIMED) { $(call SNAKEMAKE,figures/confounds.pdf figures/confounds.png $(CONFOUNDS:%=tables/%.csv)); }
-	@cat results/$(STUDY)/tables/confounds.md
+	@cat results/"$$STUDY"/tables/confounds.md
 
 algorithms: $(BIN)/.installed
 	@$(TIMED) { $(call SNAKEMAKE,$(foreach f,algorithms residuals forget,figures/$(f).pdf figures/$(f).png) \
 	tables/verdicts.csv tables/forgetting.csv); }
-	@cat results/$(STUDY)/tables/{algorithms,forget}.md
+	@cat results/"$$STUDY"/tables/{algorithms,forget}.md
 
 plan: $(BIN)/.installed
 	@export PATH="$(CURDIR)/$(BIN):$$PATH"; python -m learning_dynamics.plan $(TARGET) $(CONFIG)
@@ -87,6 +94,9 @@ reliability: $(BIN)/.installed
 
 slurm-faults: $(BIN)/.installed
 	@$(BIN)/python -m tests.slurm.faults $(FAULTS)
+
+fuzz: $(BIN)/.installed
+	@$(BIN)/python -m tests.reliability.fuzz --cases 2000
 
 lint: $(BIN)/.installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -22,7 +22,8 @@ from learning_dynamics.files import write_json
 REQUEST_COLUMNS = ["split", "example_id", "response_type", "source", "words", "request"]
 Check = Callable[[str, str, int, dict], str]  # text, source, words, spec → "ok", or what is wrong
 COUNTS = ["attempts", "prompt_tokens", "completion_tokens"]
-COLUMNS = ["split", "example_id", "response_type", "response", "made_by", "status", *COUNTS]
+TEXT_COLUMNS = ["split", "example_id", "response_type", "response", "made_by", "status"]
+COLUMNS = [*TEXT_COLUMNS, *COUNTS]
 SCHEMA = pa.schema([(name, pa.int64() if name in COUNTS else pa.string()) for name in COLUMNS])
 QUOTES = ['""', "''", "“”", "‘’", "«»", "``"]
 LOG_EVERY = 5.0  # seconds
@@ -101,11 +102,14 @@ class Cache:
         path = self._path(row)
         try:
             answer = Answer(**json.loads(path.read_text(encoding="utf-8")))
-            if [type(value) for value in asdict(answer).values()] == [str, int, int]:
+            kinds = [type(value) for value in asdict(answer).values()]
+            counts = (answer.prompt_tokens, answer.completion_tokens)
+            if kinds == [str, int, int] and 0 <= min(counts) <= max(counts) < 2**63:
+                answer.text.encode()  # half a surrogate pair is no text
                 return answer
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             pass
         LOG.warning("%s: not a whole answer; asking for it again", path)
         return None

@@ -4,8 +4,6 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import jinja2
-
 from learning_dynamics.errors import InputError
 
 # HH's own dialogue format, for messages (role, content); the response's space is part of it.
@@ -40,8 +38,9 @@ def chat_renderer(template: str | None) -> Callable[[str, dict], dict]:
             texts, _ = render_jinja_template(
                 [messages], chat_template=source, add_generation_prompt=open_turn, **special
             )
-        except (jinja2.TemplateError, TypeError) as error:
-            raise InputError(f"{place}: chat_template {template}: {error}") from None
+        except Exception as error:  # a template is a program: anything may happen
+            reason = f"{type(error).__name__}: {error}"
+            raise InputError(f"{place}: chat_template {template}: {reason}") from None
         return texts[0]
 
     def render(place: str, row: dict) -> dict:
@@ -107,7 +106,7 @@ def _messages(place: str, name: str, value: object) -> list[dict]:
             return [{"role": "user" if name == "prompt" else "assistant", "content": value}]
         try:
             value = json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             raise InputError(f"{place}: field {name!r} is neither text nor JSON") from None
     good = isinstance(value, list) and value
     for message in value if good else [None]:
@@ -129,6 +128,8 @@ def _template_source(template: str) -> tuple[str, dict]:
         if path.is_dir():
             config = path / "tokenizer_config.json"
             facts = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+            if not isinstance(facts, dict):
+                raise ValueError("no object")
             for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
                 token = facts.get(name)
                 special[name] = token.get("content") if isinstance(token, dict) else token or ""
@@ -137,7 +138,7 @@ def _template_source(template: str) -> tuple[str, dict]:
             elif isinstance(facts.get("chat_template"), str):
                 return facts["chat_template"], special
         return path.read_text(encoding="utf-8"), special
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+    except (OSError, ValueError, RecursionError):  # not there, not UTF-8, not JSON
         raise InputError(
             f"chat_template: {template}: cannot be read; expected hh, a Jinja file, or a model "
             "folder with a chat template"

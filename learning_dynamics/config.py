@@ -3,6 +3,7 @@ line that names file, field, value and what was expected.
 """
 
 import math
+import re
 from pathlib import Path
 from typing import NoReturn
 
@@ -13,6 +14,11 @@ from jsonschema.exceptions import ValidationError, best_match
 from learning_dynamics.errors import InputError
 
 SCHEMA = Path(__file__).resolve().parent.parent / "schemas" / "config.schema.yaml"
+# Where people paste a key by mistake: what stands there is never told.
+UNTOLD = {
+    "key_variable": "the name of an environment variable, in capitals",
+    "base_url": "http:// or https://, without user and password",
+}
 
 
 class Sources:
@@ -50,6 +56,8 @@ class Sources:
         error = best_match(validator.iter_errors(instance))
         if error is not None:
             path = (*at, *error.absolute_path)
+            if path and path[-1] in UNTOLD:
+                self.fail(path, f"expected {UNTOLD[path[-1]]} (what is there is not shown)")
             if error.validator == "additionalProperties":
                 path = (*path, _unknown_key(error))
             self.fail(path, _explain(error))
@@ -104,22 +112,57 @@ def _beyond(config: dict, known: dict) -> dict:
     }
 
 
+UNFIT_TEXT = re.compile("[\0\ud800-\udfff]")  # no text; a path that holds it raises
+LARGEST, DEEPEST = 100_000, 50
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same in C is ten times as fast
 
 
 def read_yaml(path: str | Path) -> dict:
     """A YAML mapping; InputError when the file is none."""
     try:
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=LOADER)
+        text = Path(path).read_text(encoding="utf-8")
+        _check_depth(path, text)
+        content = yaml.load(text, Loader=LOADER)
+        _check_tree(content)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; expected a YAML config") from None
+    except InputError:
+        raise
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 at byte {error.start}; expected UTF-8") from None
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    except (ValueError, LookupError, AttributeError, TypeError) as error:  # of a value's own tag
+        raise InputError(f"{path}: a value cannot be read ({error}); expected a config") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: top level is {content!r}; expected a mapping")
     return content
+
+
+def _check_depth(path: str | Path, text: str) -> None:
+    """Fail for what is nested so deeply that the parser, in C, would overflow its stack."""
+    depth = 0
+    for event in yaml.parse(text, Loader=LOADER):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise InputError(f"{path}: nested more than {DEEPEST} deep; expected a config")
+
+
+def _check_tree(content: object) -> None:
+    """Fail for what no config needs: text that cannot be written or that no path can hold, and
+    aliases of aliases that stand for more than :data:`LARGEST` values."""
+    queue, seen = [content], 0
+    while queue:
+        node = queue.pop()
+        if isinstance(node, str) and (found := UNFIT_TEXT.search(node)):
+            raise ValueError(f"character {found[0]!r} in {node[:40]!r}")
+        inner = [*node, *node.values()] if isinstance(node, dict) else node
+        if isinstance(node, dict | list | set | tuple):
+            seen += len(inner)
+            if seen > LARGEST:
+                raise ValueError(f"more than {LARGEST} values")
+            queue += inner
 
 
 def _unknown_key(error: ValidationError) -> str:
@@ -137,6 +180,8 @@ def _explain(error: ValidationError) -> str:
         hint = ""
         if isinstance(value, str) and "number" in error.validator_value:
             hint = " (YAML reads 5e-7 as text: write 5.0e-7)"
+        if isinstance(value, int) and abs(value) >= 2**63:
+            hint = " of 64 bits"
         wanted = error.validator_value
         name = wanted if isinstance(wanted, str) else " or ".join(wanted)
         return f"{value!r}: expected type {name}{hint}"
@@ -145,7 +190,8 @@ def _explain(error: ValidationError) -> str:
     if error.validator == "pattern":
         return f"{value!r}: expected text that matches {error.validator_value}"
     limits = {"minimum": "at least", "exclusiveMinimum": "more than", "maximum": "at most",
-              "exclusiveMaximum": "less than", "minItems": "a list of at least"}  # fmt: skip
+              "exclusiveMaximum": "less than", "minItems": "a list of at least",
+              "maxLength": "a text of at most", "minLength": "a text of at least"}  # fmt: skip
     if error.validator in limits:
         return f"{value!r}: expected {limits[error.validator]} {error.validator_value}"
     return error.message
@@ -153,8 +199,8 @@ def _explain(error: ValidationError) -> str:
 
 def _filling_validator(shared: dict) -> type:
     """A jsonschema validator class that also writes defaults into the instance, those of the
-    ``shared`` definitions included. An integer must be written as one (2.0 is none) and a number
-    must be finite."""
+    ``shared`` definitions included. An integer must be written as one (2.0 is none), a number
+    must be finite, and both fit 64 bits."""
     check_properties = Draft202012Validator.VALIDATORS["properties"]
 
     def fill(validator, properties, instance, schema):  # noqa: ANN001, ANN202
@@ -167,10 +213,16 @@ def _filling_validator(shared: dict) -> type:
         yield from check_properties(validator, properties, instance, schema)
 
     def integer(checker, value):  # noqa: ANN001, ANN202
-        return isinstance(value, int) and not isinstance(value, bool)
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
 
     def number(checker, value):  # noqa: ANN001, ANN202
         return integer(checker, value) or (isinstance(value, float) and math.isfinite(value))
 
+    def pattern(validator, wanted, instance, schema):  # noqa: ANN001, ANN202
+        # In Python "$" also matches before a last newline.
+        if isinstance(instance, str) and not re.search(re.sub(r"\$$", r"\\Z", wanted), instance):
+            yield ValidationError(f"{instance!r} does not match {wanted!r}")
+
     types = Draft202012Validator.TYPE_CHECKER.redefine_many({"integer": integer, "number": number})
-    return validators.extend(Draft202012Validator, {"properties": fill}, type_checker=types)
+    checks = {"properties": fill, "pattern": pattern}
+    return validators.extend(Draft202012Validator, checks, type_checker=types)

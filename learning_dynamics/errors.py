@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from learning_dynamics.usage import MARK, used
 
@@ -23,6 +24,7 @@ NOISY = [
     "matplotlib",
     "fontTools",
 ]
+LONGEST = 1000  # characters of an error
 
 # What to do about an error of the disk.
 ADVICE = {
@@ -36,9 +38,19 @@ class InputError(ValueError):
     """Bad input. The message names the file or field, the value found and what was expected."""
 
 
-def fail(message: str) -> None:
+def one_line(message: object) -> str:
+    """A message as one line of at most :data:`LONGEST` characters, whatever it quotes: control
+    characters and half characters are written out, the middle of a long one is left out."""
+    text = " ".join(str(message).split())
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    if len(text) <= LONGEST:
+        return text
+    return f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 + 5 :]}"
+
+
+def fail(message: object) -> NoReturn:
     """Print ``error: <message>`` as one line and exit with code 2."""
-    print("error: " + " ".join(str(message).split()), file=sys.stderr, flush=True)
+    print("error: " + one_line(message), file=sys.stderr, flush=True)
     raise SystemExit(2)
 
 
@@ -61,6 +73,8 @@ def run_script(main: Callable[[], int | None]) -> None:
         sys.exit(130)
     except InputError as error:
         message = str(error)
+    except MemoryError:
+        message = "memory: not enough for this input; expected a smaller one, or a larger machine"
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
@@ -72,7 +86,7 @@ def run_script(main: Callable[[], int | None]) -> None:
             logging.getLogger("usage").info("%s%s", MARK, json.dumps(used()))
         sys.exit(code)
     if to_file:
-        logging.getLogger("error").info("error: %s", message)
+        logging.getLogger("error").info("error: %s", one_line(message))
     fail(message)
 
 
@@ -83,13 +97,17 @@ def _start_logging() -> bool:
     handlers: list[logging.Handler] = [console]
     if "--log" in sys.argv:
         at = sys.argv.index("--log")
+        if at + 1 == len(sys.argv):
+            fail("--log: no file given; expected a log file to write")
         path = Path(sys.argv[at + 1])
         del sys.argv[at : at + 2]
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if os.environ.get("RANK", "0") != "0":  # one of several processes writes the log
                 path = Path(os.devnull)
-            handlers.append(logging.FileHandler(path, mode="w", encoding="utf-8"))
+            handlers.append(
+                logging.FileHandler(path, mode="w", encoding="utf-8", errors="backslashreplace")
+            )
         except OSError as error:
             fail(f"{path}: {error.strerror}; expected a log file to write")
         console.setLevel(logging.WARNING)

@@ -96,7 +96,10 @@ def write_table(path: str | Path, table: pd.DataFrame, schema: pa.Schema | None 
     """Write a table as Parquet, atomically; ``schema`` fixes column order and types."""
     arrow = pa.Table.from_pandas(table, schema=schema, preserve_index=False)
     with atomic(path) as temporary:
-        pq.write_table(arrow.replace_schema_metadata(None), temporary, compression="zstd")
+        pq.write_table(
+            arrow.replace_schema_metadata(None), temporary, compression="zstd",
+            write_page_checksum=True,
+        )  # fmt: skip
 
 
 def read_table(path: str | Path, columns: list[str]) -> pd.DataFrame:
@@ -108,11 +111,25 @@ def read_table(path: str | Path, columns: list[str]) -> pd.DataFrame:
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file; expected a Parquet table")
     try:
-        table = pq.read_table(path).to_pandas()
-    except (pa.ArrowInvalid, OSError) as error:
-        reason = str(error).splitlines()[0]
+        table = pq.read_table(path, page_checksum_verification=True).to_pandas()
+    except (pa.ArrowException, OSError, ValueError, OverflowError, KeyError, TypeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"{path}: not a whole Parquet file ({reason}); rebuild it") from None
     missing = [name for name in columns if name not in table.columns]
     if missing:
         raise InputError(f"{path}: column {missing[0]!r} is missing; expected {', '.join(columns)}")
+    return table
+
+
+def read_texts(path: str | Path, columns: list[str]) -> pd.DataFrame:
+    """:func:`read_table` of a table whose ``columns`` all hold text.
+
+    Raises:
+        InputError: as :func:`read_table`; or when a column holds something else.
+    """
+    table = read_table(path, columns)
+    for name in columns:
+        wrong = [value for value in table[name] if not isinstance(value, str)]
+        if wrong:
+            raise InputError(f"{path}: column {name!r} holds {wrong[0]!r}; expected text")
     return table

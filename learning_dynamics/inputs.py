@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from learning_dynamics.errors import InputError
-from learning_dynamics.files import read_table
+from learning_dynamics.files import read_table, read_texts
 from learning_dynamics.pairs import PAIR_COLUMNS
 from learning_dynamics.probe import PROBE_COLUMNS
 from learning_dynamics.sources import read_rows
@@ -22,6 +22,8 @@ CURVE_NEEDS = ["step", "examples", "epoch", "split", "example_id", "response_typ
 ANSWER_COLUMNS = ["split", "example_id", "prompt", "response", "ended"]
 ONE_STEP_NEEDS = ["kind", "batch", "p_label", "dlogp_top_other", "dlogp_rest", "dp_label",
                   "dp_top_other", "dp_rest"]  # fmt: skip
+
+MOST_TYPES = 200  # of a probing file: each is a line of a figure
 
 
 def run_folder(results: str, study: dict, run: str, seed: int) -> Path:
@@ -120,26 +122,42 @@ def answers(study: dict) -> dict[tuple[str, float, int], pd.DataFrame]:
 
 
 def add_probe_set(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that :func:`probe_set` reads."""
+    """Add the arguments that :func:`probe_set` and :func:`study_of` read."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--probes", nargs="+", help="probe tables (parquet)")
     source.add_argument("--file", help="a file of rows with typed responses (jsonl, csv, parquet)")
     parser.add_argument("--pairs", help="pairs.parquet; without it no leak can be seen")
+    parser.add_argument("--study", type=json.loads, help="the figure, as JSON; may lack for a file")
+
+
+def study_of(args: argparse.Namespace) -> dict:
+    """What the card says of its study; of a file that belongs to none, the file's name."""
+    alone = {"study": "-", "dataset": Path(args.file or "-").name, "model": "-", "seeds": []}
+    return args.study or alone
 
 
 def probe_set(args: argparse.Namespace) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     """Probe table and pairs table (None where there is none). The rows of a ``--file`` are taken
     for training pairs, and are the only ones known."""
     if args.file:
-        pairs = pd.DataFrame(read_rows(args.file)).assign(split="train")
-        keys = ["split", "example_id", "prompt"]
-        probes = pairs.melt(keys, var_name="response_type", value_name="response").dropna()
-        return probes.assign(made_by="file")[PROBE_COLUMNS], pairs[PAIR_COLUMNS]
-    tables = [read_table(path, PROBE_COLUMNS) for path in args.probes]
+        rows = [row | {"split": "train"} for row in read_rows(args.file)]
+        kinds = dict.fromkeys(k for row in rows for k in row if k not in PROBE_COLUMNS[:3])
+        if len(kinds) > MOST_TYPES:
+            raise InputError(
+                f"{args.file}: {len(kinds)} columns of responses; expected at most {MOST_TYPES}"
+            )
+        typed = [
+            (*(row[key] for key in PROBE_COLUMNS[:3]), kind, row[kind], "file")
+            for kind in kinds
+            for row in rows
+            if kind in row
+        ]
+        return pd.DataFrame(typed, columns=PROBE_COLUMNS), pd.DataFrame(rows)[PAIR_COLUMNS]
+    tables = [read_texts(path, PROBE_COLUMNS) for path in args.probes]
     probes = pd.concat(tables, ignore_index=True)
     if probes.empty:
         raise InputError(f"{args.probes[0]}: no rows; expected at least one probe response")
-    return probes, read_table(args.pairs, PAIR_COLUMNS) if args.pairs else None
+    return probes, read_texts(args.pairs, PAIR_COLUMNS) if args.pairs else None
 
 
 PROXY_NEEDS = ["step", "response_type", "lbk", "sign_delta"]
@@ -176,8 +194,11 @@ def logits(results: str, study: dict) -> dict[int, int]:
         path = Path(results) / "models" / study["homes"][str(seed)] / "model" / "config.json"
         if not path.is_file():
             raise InputError(f"{path}: no such file; expected a model folder")
-        config = json.loads(path.read_text(encoding="utf-8"))
-        size = config.get("vocab_size", config.get("text_config", {}).get("vocab_size"))
+        try:
+            config = json.loads(path.read_bytes())
+            size = config.get("vocab_size", config.get("text_config", {}).get("vocab_size"))
+        except (ValueError, AttributeError, RecursionError):
+            raise InputError(f"{path}: not a JSON object; expected a model's config") from None
         if not isinstance(size, int):
             raise InputError(f"{path}: vocab_size is {size!r}; expected the number of logits")
         out[seed] = size

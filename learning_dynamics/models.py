@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from transformers import (
@@ -25,6 +24,10 @@ from learning_dynamics.architecture import MLP_WIDTH
 from learning_dynamics.errors import InputError
 
 END_OF_TEXT = "<|endoftext|>"
+MOST_LAYERS = 1000
+# Keys of config.json that name code to run the model with.
+SPECIAL = {"attn_implementation", "_attn_implementation", "experts_implementation",
+           "_experts_implementation", "quantization_config"}  # fmt: skip
 LOG = logging.getLogger(__name__)
 disable_progress_bar()
 
@@ -59,22 +62,30 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> tuple:
         InputError: when the folder is not a whole model.
     """
     folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{folder}: no config.json; expected a model folder (from_pretrained)")
+    _check_config(folder)
+    local = {"local_files_only": True, "trust_remote_code": False}  # unset, it asks on the console
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=torch.float32,
             use_safetensors=True,
-            local_files_only=True,
             output_loading_info=True,
+            **local,
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(folder, **local)
+        ids = max(tokenizer.get_vocab().values(), default=-1)
+        rows = len(model.get_input_embeddings().weight)
+    except Exception as error:  # whatever the libraries meet in a broken folder
+        reason = next(iter(str(error).splitlines()), "")
         raise InputError(
-            f"{folder}: not a loadable model ({str(error).splitlines()[0]}); expected safetensors, "
-            "config.json and a tokenizer"
+            f"{folder}: not a loadable model ({type(error).__name__}: {reason}); expected "
+            "safetensors, config.json and a tokenizer"
         ) from None
+    if ids >= rows:
+        raise InputError(
+            f"{folder}: the tokenizer has token {ids}, the model {rows} embeddings; expected one "
+            "for every token"
+        )
     if report["missing_keys"]:
         raise InputError(
             f"{folder}: the weights {min(report['missing_keys'])!r} and perhaps others are missing;"
@@ -83,6 +94,27 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> tuple:
     if tokenizer.eos_token_id is None:
         raise InputError(f"{folder}: the tokenizer has no end-of-text token; expected one")
     return model.to(device).eval(), tokenizer
+
+
+def _check_config(folder: Path) -> None:
+    """Fail where the folder asks for more than a plain model: transformers would follow an adapter
+    to another folder, or fetch and run a kernel; or where it stands for more layers than there are
+    weights, which takes for ever to find out."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise InputError(f"{folder}: no config.json; expected a model folder (from_pretrained)")
+    if (folder / "adapter_config.json").exists():
+        raise InputError(f"{folder}: adapter_config.json; expected a whole model, adapters merged")
+    try:
+        facts = json.loads(path.read_bytes())
+        layers = facts.get("num_hidden_layers", 0)
+        too_deep = isinstance(layers, int) and layers > MOST_LAYERS
+    except (ValueError, AttributeError, RecursionError):
+        raise InputError(f"{path}: not a JSON object; expected a model's configuration") from None
+    for key in SPECIAL & set(facts):
+        raise InputError(f"{path}: {key}; expected a model without")
+    if too_deep:
+        raise InputError(f"{path}: num_hidden_layers = {layers}; expected at most {MOST_LAYERS}")
 
 
 def save(model: torch.nn.Module, tokenizer: object, folder: Path) -> None:

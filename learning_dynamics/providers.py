@@ -128,8 +128,10 @@ def _read(body: bytes) -> Answer | Failure:
         usage = value.get("usage") or {}
         tokens = [int(usage.get(f"{kind}_tokens") or 0) for kind in ("prompt", "completion")]
         # Half a surrogate pair, where the server cut its text, is no text for Parquet.
+        if not all(0 <= count < 2**63 for count in tokens):
+            raise ValueError("no count of tokens")
         return Answer(text.encode(errors="replace").decode(), *tokens)
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
         return Failure("malformed answer", again=True)
 
 

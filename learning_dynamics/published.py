@@ -86,8 +86,8 @@ def read_metrics(path: str | Path) -> list[dict[str, float]]:
         place = f"{path}: line {number}"
         try:
             row = json.loads(line, parse_int=float)
-        except json.JSONDecodeError as error:
-            reason = f"{error.msg} at column {error.colno}"
+        except (ValueError, RecursionError) as error:
+            reason = f"{getattr(error, 'msg', 'too deep')} at column {getattr(error, 'colno', 1)}"
             raise InputError(f"{place}: not JSON ({reason}); is the file truncated?") from None
         if not isinstance(row, dict):
             raise InputError(f"{place}: {str(row)[:40]!r}; expected a JSON object")

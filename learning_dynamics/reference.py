@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 
 from learning_dynamics import models
-from learning_dynamics.rows import REFERENCE_COLUMNS, mismatched_trees, pair_trees
+from learning_dynamics.rows import REFERENCE_COLUMNS, mismatched_trees, pair_trees, training_pairs
 from learning_dynamics.scoring import Engine, Tree, batches_by_budget
 from learning_dynamics.tokens import Codec
 
@@ -32,7 +32,7 @@ def reference_logps(
     """Log-probs of the training pairs under the engine's model: ``example_id``, ``chosen`` and
     ``rejected`` (nats per token, lists), ``mismatched`` (nats, a sum). They depend on model and
     data alone, so all runs that start there share them."""
-    train = pairs[pairs["split"] == "train"].reset_index(drop=True)
+    train = training_pairs(pairs).reset_index(drop=True)
     trees = pair_trees(train, codec)
     both = token_logps(engine, trees, compute)
     other = token_logps(engine, mismatched_trees(trees), compute)

@@ -60,7 +60,7 @@ def training_rows(
     on_probes = spec.get("rows") == "probes"
     if on_probes and len(used.responses) == 1:
         return Rows(_probe_trees(probes, codec, spec["target"]))
-    train = _probe_pairs(probes) if on_probes else pairs[pairs["split"] == "train"]
+    train = _probe_pairs(probes) if on_probes else training_pairs(pairs)
     if len(used.responses) == 1 and spec["target"] == "irrelevant":
         return Rows(_with_irrelevant(train, codec, seed))
     whole = pair_trees(train, codec)
@@ -84,6 +84,18 @@ def training_rows(
     if not used.mismatched:
         return Rows(trees, values)
     return Rows(trees, values, mismatched_trees(whole), known and known["mismatched"])
+
+
+def training_pairs(pairs: pd.DataFrame) -> pd.DataFrame:
+    """The pairs of split train.
+
+    Raises:
+        InputError: when there is none.
+    """
+    train = pairs[pairs["split"] == "train"]
+    if train.empty:
+        raise InputError("pairs: no row of split train; expected at least one")
+    return train
 
 
 def pair_trees(pairs: pd.DataFrame, codec: Codec) -> list[Tree]:

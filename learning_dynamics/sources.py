@@ -78,8 +78,8 @@ def _json_lines(path: Path) -> Iterator[tuple[str, dict]]:
                     continue
                 try:
                     row = json.loads(line)
-                except (json.JSONDecodeError, RecursionError) as error:
-                    reason = getattr(error, "msg", "too deep")
+                except (ValueError, RecursionError) as error:  # also a number of 5,000 digits
+                    reason = getattr(error, "msg", "too deep, or too long a number")
                     raise InputError(
                         f"{path}: line {number}: not JSON ({reason} at column "
                         f"{getattr(error, 'colno', 1)}); is the file truncated?"
@@ -123,8 +123,8 @@ def _parquet(path: Path) -> Iterator[tuple[str, dict]]:
                 for row in batch.to_pylist():
                     number += 1
                     yield f"row {number}", row
-    except (pa.ArrowInvalid, OSError) as error:
-        reason = str(error).splitlines()[0]
+    except (pa.ArrowException, OSError, ValueError, OverflowError, KeyError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"{path}: not a whole Parquet file ({reason})") from None
 
 

@@ -6,6 +6,7 @@ Nothing here imports torch: Snakemake calls it while it plans. Config files alon
 
 import copy
 import itertools
+import re
 import sys
 from functools import cached_property
 from pathlib import Path
@@ -91,6 +92,13 @@ class Study:
                 ("published",),
                 f"{folder!r}: holds no run; expected folders with a prob_train_metrics.json",
             )
+        for name in (path.parent.name for path in found):
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+                self._fail(
+                    ("published",),
+                    f"{folder!r}: run {name!r}: expected a folder named in letters, digits, '.', "
+                    "'_' and '-', a letter or digit first, 100 at most",
+                )
         return {path.parent.name: str(path.parent) for path in found}
 
     def published_of(self, algorithm: str) -> list[str]:
@@ -136,6 +144,13 @@ class Study:
             entry["path"] = self.config["data"]
         if "given" in entry and entry["confounds"]["initial_origin"] == "as_published":
             entry["given"] = list(dict.fromkeys([*entry["given"], *SAMPLED_TYPES]))
+        names = [Path(file["url"]).name for file in entry.get("probes", []) if file["url"]]
+        for url_name in names:
+            if names.count(url_name) > 1:
+                self._fail(
+                    ("datasets", name, "probes"),
+                    f"{url_name!r}: two downloads of this name; expected distinct ones",
+                )
         at, rephrase = ("datasets", name, "rephrase"), entry["rephrase"]
         provider, model = rephrase["provider"], rephrase["model"]
         if provider == "toyworld" and entry["source"] != "toyworld":

@@ -46,7 +46,8 @@ def probe_trees(probes: pd.DataFrame, codec: Codec) -> ProbeTrees:
     """The probe table's responses as tokens; ``n_tokens`` counts those that enter the sums.
 
     Raises:
-        InputError: when an example has the same response type twice, or a prompt leaves no room.
+        InputError: when there is no row, an example has the same response type twice, or a prompt
+            leaves no room.
     """
     keys = ["split", "example_id"]
     twice = probes.duplicated([*keys, "response_type"])
@@ -56,6 +57,8 @@ def probe_trees(probes: pd.DataFrame, codec: Codec) -> ProbeTrees:
             f"probe set: example_id {row['example_id']!r} has response_type "
             f"{row['response_type']!r} twice; expected one response per type"
         )
+    if probes.empty:
+        raise InputError("probe set: no rows; expected at least one response")
     trees, rows = [], []
     for (split, example), group in probes.groupby(keys, sort=False):
         tree = codec.row(group["prompt"].iloc[0], list(group["response"]), f"probe {example!r}")

@@ -290,7 +290,14 @@ def download(wildcards):
 def template_file(wildcards):
     """The file or folder of a data set's chat template, if it is one."""
     template = STUDY.datasets[wildcards.dataset].get("chat_template")
-    return [] if template in (None, "hh") else template
+    if template in (None, "hh"):
+        return []
+    if not Path(template).exists():
+        fail(
+            f"datasets.{wildcards.dataset}.chat_template: {template}: no such file; expected hh, a "
+            "Jinja file, or a model folder"
+        )
+    return template
 
 
 def filter_tokenizer(wildcards):

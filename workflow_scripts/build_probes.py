@@ -9,7 +9,7 @@ import logging
 
 from learning_dynamics import answers, card, probe
 from learning_dynamics.errors import run_script
-from learning_dynamics.files import read_table, write_table
+from learning_dynamics.files import read_texts, write_table
 from learning_dynamics.pairs import GIVEN_COLUMNS, PAIR_COLUMNS
 
 
@@ -22,9 +22,9 @@ def main() -> None:
     parser.add_argument("--rephrases", required=True, help="rephrases.parquet")
     parser.add_argument("--out", required=True, help="output: probe.parquet")
     args = parser.parse_args()
-    pairs = read_table(args.pairs, PAIR_COLUMNS)
-    rephrases = read_table(args.rephrases, answers.COLUMNS)
-    given = read_table(args.given, GIVEN_COLUMNS)
+    pairs = read_texts(args.pairs, PAIR_COLUMNS)
+    rephrases = read_texts(args.rephrases, answers.TEXT_COLUMNS)
+    given = read_texts(args.given, GIVEN_COLUMNS)
     table = probe.build(pairs, given, rephrases, args.spec, args.probe)
     for finding in card.findings(table, pairs).itertuples():
         logging.warning("%s: %s", finding.check, finding.message)

@@ -19,7 +19,7 @@ def main() -> None:
     try:
         with urllib.request.urlopen(args.url, timeout=60) as response:
             content = response.read()
-    except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
+    except (OSError, ValueError, http.client.HTTPException) as error:  # URLError is an OSError
         raise InputError(
             f"{args.url}: cannot be downloaded ({error}); give a local copy as its path"
         ) from None

@@ -17,7 +17,14 @@ from learning_dynamics import parallel, trajectory, usage
 from learning_dynamics.algorithms import algorithm
 from learning_dynamics.command import add_model, load_model
 from learning_dynamics.errors import run_script
-from learning_dynamics.files import atomic, read_table, sweep, write_json, write_table
+from learning_dynamics.files import (
+    atomic,
+    read_table,
+    read_texts,
+    sweep,
+    write_json,
+    write_table,
+)
 from learning_dynamics.finetune import Learner, finetune
 from learning_dynamics.judge import judge_of
 from learning_dynamics.lock import Lock
@@ -56,9 +63,9 @@ def main() -> None:
     spec, compute = args.spec, args.compute
     model, codec = load_model(args)
     accelerator = parallel.accelerator_of(compute, args.out)
-    pairs = read_table(args.pairs, PAIR_COLUMNS)
+    pairs = read_texts(args.pairs, PAIR_COLUMNS)
     reference = read_table(args.reference, REFERENCE_COLUMNS) if args.reference else None
-    probes = pd.concat([read_table(p, PROBE_COLUMNS) for p in args.probes], ignore_index=True)
+    probes = pd.concat([read_texts(p, PROBE_COLUMNS) for p in args.probes], ignore_index=True)
     rows = training_rows(pairs, codec, spec, args.seed, reference, probes)
     written = None
     if spec.get("rows") in ("self-play", "on-policy"):

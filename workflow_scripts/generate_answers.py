@@ -5,7 +5,7 @@ import json
 
 from learning_dynamics.command import add_model, load_model
 from learning_dynamics.errors import run_script
-from learning_dynamics.files import read_table, write_table
+from learning_dynamics.files import read_texts, write_table
 from learning_dynamics.pairs import PAIR_COLUMNS
 from learning_dynamics.sampling import sample_answers
 
@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--out", required=True, help="output: the answers")
     args = parser.parse_args()
     model, codec = load_model(args)
-    pairs = read_table(args.pairs, PAIR_COLUMNS)
+    pairs = read_texts(args.pairs, PAIR_COLUMNS)
     size, turn = args.compute["batch_tokens"], args.texts["next_turn"]
     answers = sample_answers(pairs, model, codec, args.answers, turn, size, args.seed)
     write_table(args.out, answers)

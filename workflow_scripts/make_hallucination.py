@@ -5,7 +5,7 @@ import json
 
 from learning_dynamics import hallucination, inputs
 from learning_dynamics.errors import run_script
-from learning_dynamics.files import atomic, read_table
+from learning_dynamics.files import atomic, read_texts
 from learning_dynamics.pairs import PAIR_COLUMNS
 from learning_dynamics.toyworld import World
 
@@ -18,7 +18,7 @@ def main() -> None:
     args = parser.parse_args()
     seed = args.study["world_seed"]
     world = None if seed is None else World(seed)
-    pairs = read_table(args.pairs, PAIR_COLUMNS)
+    pairs = read_texts(args.pairs, PAIR_COLUMNS)
     table = hallucination.table(args.study["runs"], inputs.answers(args.study), pairs, world)
     with atomic(args.out) as temporary:
         table.to_csv(temporary, index=False, float_format="%.6g")

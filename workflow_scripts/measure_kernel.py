@@ -8,7 +8,7 @@ import pandas as pd
 from learning_dynamics import kernels
 from learning_dynamics.command import add_model, load_model
 from learning_dynamics.errors import InputError, run_script
-from learning_dynamics.files import read_table, write_table
+from learning_dynamics.files import read_texts, write_table
 from learning_dynamics.probe import PROBE_COLUMNS
 from learning_dynamics.scoring import Tree
 from learning_dynamics.trajectory import probe_trees
@@ -25,7 +25,7 @@ def main() -> None:
     model, codec = load_model(args)
     kernels.check(model)
     model.set_attn_implementation("eager")  # the fused kernels have no batched gradients
-    probes = pd.concat([read_table(p, PROBE_COLUMNS) for p in args.probes], ignore_index=True)
+    probes = pd.concat([read_texts(p, PROBE_COLUMNS) for p in args.probes], ignore_index=True)
     probed = probe_trees(probes[probes["split"] == "train"], codec)
     kinds = iter(probed.identity["response_type"])
     limit = args.kernel["tokens"]

@@ -5,7 +5,7 @@ import argparse
 from learning_dynamics import one_step
 from learning_dynamics.command import add_model, load_model
 from learning_dynamics.errors import InputError, run_script
-from learning_dynamics.files import read_table, write_table
+from learning_dynamics.files import read_texts, write_table
 from learning_dynamics.pairs import PAIR_COLUMNS
 from learning_dynamics.rows import training_rows
 from learning_dynamics.scoring import Engine
@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--out", required=True, help="output: one-step.parquet")
     args = parser.parse_args()
     model, codec = load_model(args)
-    pairs = read_table(args.pairs, PAIR_COLUMNS)
+    pairs = read_texts(args.pairs, PAIR_COLUMNS)
     train = pairs[pairs["split"] == "train"]
     if len(train) < args.batches * args.batch_size:
         raise InputError(

@@ -7,7 +7,7 @@ import torch
 
 from learning_dynamics import models
 from learning_dynamics.errors import run_script
-from learning_dynamics.files import atomic, read_table, write_json
+from learning_dynamics.files import atomic, read_texts, write_json
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("--report", required=True, help="output: model.json")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    corpus = list(read_table(args.corpus, ["text"])["text"])
+    corpus = list(read_texts(args.corpus, ["text"])["text"])
     model, tokenizer, report = models.pretrain(corpus, args.spec, args.seed)
     with atomic(args.out) as temporary:
         models.save(model, tokenizer, temporary)

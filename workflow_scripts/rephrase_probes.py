@@ -5,7 +5,7 @@ import json
 
 from learning_dynamics import answers, probe, providers, rephrase
 from learning_dynamics.errors import run_script
-from learning_dynamics.files import read_table, write_table
+from learning_dynamics.files import read_texts, write_table
 from learning_dynamics.pairs import GIVEN_COLUMNS, PAIR_COLUMNS
 
 
@@ -37,8 +37,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="transformers: of the samples")
     parser.add_argument("--out", required=True, help="output: the answers")
     args = parser.parse_args()
-    pairs = read_table(args.pairs, PAIR_COLUMNS)
-    given = read_table(args.given, GIVEN_COLUMNS)
+    pairs = read_texts(args.pairs, PAIR_COLUMNS)
+    given = read_texts(args.given, GIVEN_COLUMNS)
     probed = probe.probed_pairs(pairs, given, args.spec, args.probe)
     asked = rephrase.needed(probed, given, args.spec["rephrase"], args.probe)
     table = answers.answer(asked, args.spec["rephrase"], provider_of(args))

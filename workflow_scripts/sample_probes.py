@@ -6,7 +6,7 @@ import json
 from learning_dynamics import sampling
 from learning_dynamics.command import add_model, load_model
 from learning_dynamics.errors import run_script
-from learning_dynamics.files import read_table, write_table
+from learning_dynamics.files import read_texts, write_table
 from learning_dynamics.probe import PROBE_COLUMNS
 
 
@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--out", required=True, help="output: the model's own probes")
     args = parser.parse_args()
     model, codec = load_model(args)
-    probes = read_table(args.probes, PROBE_COLUMNS)
+    probes = read_texts(args.probes, PROBE_COLUMNS)
     size = args.compute["batch_tokens"]
     own = sampling.sample_probes(
         probes, model, codec, args.texts, args.probe, size, args.seed, args.model

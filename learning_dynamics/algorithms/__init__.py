@@ -164,7 +164,7 @@ def _functions(path: Path, place: str) -> dict[str, ast.FunctionDef]:
     except SyntaxError as error:
         reason = f"line {error.lineno}: {error.msg}" if error.lineno else error.msg
         raise InputError(f"{place!r}: not valid Python ({reason})") from None
-    except ValueError as error:  # not UTF-8, or a null byte
+    except (ValueError, RecursionError, MemoryError) as error:  # not UTF-8, null bytes, depths
         raise InputError(f"{place!r}: not valid Python ({error})") from None
     return {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
 

@@ -11,7 +11,7 @@ from learning_dynamics.claims.evidence import VALLEY, Evidence, Missing
 from learning_dynamics.claims.verdicts import Column
 from learning_dynamics.dynamics import Trajectories
 from learning_dynamics.errors import InputError
-from learning_dynamics.files import read_table
+from learning_dynamics.files import read_texts
 from learning_dynamics.pairs import conversations
 from learning_dynamics.probe import PROBE_COLUMNS
 
@@ -166,7 +166,7 @@ def column(results: str, study: dict, spec: dict, win_rates: pd.DataFrame | None
     for peer, names in spec["peers"].items():
         found = inputs.trajectories(results, {**place, "model": peer, "runs": names})
         runs |= {f"{role}@{peer}": by_seed for role, by_seed in found.items()}
-    probes = read_table(Path(results) / "data" / spec["dataset"] / "probe.parquet", PROBE_COLUMNS)
+    probes = read_texts(Path(results) / "data" / spec["dataset"] / "probe.parquet", PROBE_COLUMNS)
     prompts = probes[probes["split"] == "train"].drop_duplicates("example_id")
     names = dict(zip(prompts["example_id"], conversations(prompts["prompt"]), strict=True))
     evidence = Recorded(

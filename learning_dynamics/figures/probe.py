@@ -51,13 +51,14 @@ def draw(
     _cells(cells, heights[0], rows, found)
     count = f"{len(found)} finding{'s' * (len(found) != 1)}"
     sizes = [f"{rows.loc[rows['split'] == s, 'example_id'].nunique()} {s}" for s in splits]
-    title = f"Probing set of {study['dataset']}: {count} ({' and '.join(sizes) or 'no'} examples)"
+    of = f"{' and '.join(sizes) or 'no'} examples"
+    title = f"Probing set of {style.plain(study['dataset'])}: {count} ({of})"
     style.heading(cells, "a", title)
     style.heading(words, "b", "The findings in words")
     for number, (check, sentence) in enumerate(lines):
         at = 1 - (0.36 + LINE * number) / heights[1]
         words.text(0.05, at, check, fontsize=7.5, va="top", color=ALARM, fontweight="bold")
-        words.text(0.165, at, sentence, fontsize=7.5, va="top")
+        words.text(0.165, at, style.plain(sentence), fontsize=7.5, va="top")
     style.stamp(figure, study)
     return figure
 
@@ -107,7 +108,7 @@ def _cells(figure: SubFigure, height: float, rows: pd.DataFrame, found: pd.DataF
         panel.spines["left"].set_visible(False)
     _reference(axes[0], rows, unit)
     axes[0].set_ylim(max(1, len(kinds)) - 0.5, -0.5)
-    axes[0].set_yticks(range(len(kinds)), [_short(_name(kind)) for kind in kinds])
+    axes[0].set_yticks(range(len(kinds)), [style.plain(_short(_name(kind))) for kind in kinds])
     for tick, kind in zip(axes[0].get_yticklabels(), kinds, strict=True):
         tick.set_color(style.TYPES.get(kind, ("#777777",))[0])
         tick.set_fontsize(8 if len(_name(kind)) < 20 else 6)

@@ -84,6 +84,11 @@ def apply() -> None:
     mpl.use("Agg")
 
 
+def plain(text: str) -> str:
+    """A text that is drawn as it stands: a dollar opens no formula."""
+    return text.replace("$", r"\$")
+
+
 def stamp(figure: Figure, study: dict) -> None:
     """Write study, data set, model, seeds and commit into the figure's corner, so that a toy
     figure is never taken for the paper's."""
@@ -91,7 +96,7 @@ def stamp(figure: Figure, study: dict) -> None:
     figure.text(
         0.995,
         0.002,
-        f"study {study['study']} · {study['dataset']} · {study['model']} · "
+        f"study {study['study']} · {plain(study['dataset'])} · {study['model']} · "
         f"seed{'s' * (len(study['seeds']) > 1)} {seeds} · commit {commit()}",
         ha="right",
         va="bottom",
