@@ -222,11 +222,9 @@ class Costs:
         kernel = self._study.kernel()
         sizes = self._sizes(model)
         trees = kernel["examples"] * self._types()
-        rows = trees * kernel["tokens"] * sizes["vocab_size"]
-        jacobian = 4 * rows * self._parameters(model)[0] / 1e6
-        seconds = START["cpu"] + 1.5e-3 * rows
-        memory = HOST_MB[self._device] + min(jacobian, 2000)
-        gpus = int(self._device == "cuda")
+        rows = trees * kernel["tokens"] * sizes["vocab_size"]  # of the Jacobian, made in blocks
+        seconds = START["cpu"] + 4.0e-9 * rows * self._parameters(model)[0]
+        memory, gpus = HOST_MB[self._device] + 300, self.gpus("measure_kernel")
         return Cost(seconds, memory, gpus * memory, 0, gpus, self._compute["threads"])
 
     def learn_digits(self, network: str) -> Cost:
@@ -241,8 +239,8 @@ class Costs:
         spec, epochs = digits["entk"], digits["entk"]["epochs"][network]
         kernels = min(epochs, spec["dense"]) + 2 * max(0, epochs - spec["dense"]) / spec["every"]
         updates = epochs * digits["train_rows"] / digits["batch_size"]
-        step, kernel = (2e-3, 0.15) if network == "mlp" else (4e-3, 0.6)
-        return Cost(START["cpu"] + updates * step + kernels * kernel, HOST_MB["cpu"] + 400)
+        step, kernel = (2e-3, 0.15) if network == "mlp" else (4e-3, 1.2)
+        return Cost(START["cpu"] + updates * step + kernels * kernel, HOST_MB["cpu"] + 200)
 
     # -- parts ---------------------------------------------------------------------------------
 
