@@ -47,19 +47,28 @@ def _end_with(parent: int, number: int) -> None:
         signal.raise_signal(number)
 
 
+def _leave(*_: object) -> None:
+    """End, once: the kernel tells of every thread of the parent."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit()
+
+
 def serve(path: str, parent: int) -> None:
     """Import the libraries, listen at the socket ``path`` and fork for every request, until
     process ``parent`` ends. Single-threaded, so that a fork is safe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the command and its jobs
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, _leave)
     clients: dict[int, socket.socket] = {}  # by process of the job
     try:
         _end_with(parent, signal.SIGTERM)
         _listen(path, parent, clients)
+    except SystemExit:
+        pass
     finally:
         for job in clients:
             os.kill(job, signal.SIGKILL)
         shutil.rmtree(Path(path).parent, ignore_errors=True)
+    os._exit(0)  # the libraries have nothing to put in order
 
 
 def _listen(path: str, parent: int, clients: dict[int, socket.socket]) -> None:

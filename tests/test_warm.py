@@ -107,13 +107,14 @@ def test_without_the_process_everything_runs_as_usual(listening, tmp_path):
 @pytest.mark.parametrize("kill", [signal.SIGTERM, signal.SIGKILL])
 def test_nothing_outlives_the_command(tmp_path, kill):
     """The command is killed, while a job runs or while libraries are imported: its exit code is its
-    own; the process that forks, its job and its folder go."""
+    own; the process that forks, its job and its folder go without a word."""
     script = tmp_path / "job.py"
-    script.write_text("import time\nprint('running', flush=True)\ntime.sleep(60)\n")
-    call = f"echo $LEARNING_DYNAMICS_WARM; python {script} & exec sleep 60"
+    script.write_text("import time\nprint('running', flush=True)\ntime.sleep(600)\n")
+    call = f"echo $LEARNING_DYNAMICS_WARM; python {script} & exec sleep 600"
     command = subprocess.Popen(
         [sys.executable, "-m", "learning_dynamics.warm", "sh", "-c", call],
-        stdout=subprocess.PIPE, text=True, start_new_session=True, cwd=warm.CLIENT.parent,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        cwd=warm.CLIENT.parent,
     )  # fmt: skip
     folder = Path(command.stdout.readline().strip()).parent
     assert folder.is_dir()
@@ -125,6 +126,7 @@ def test_nothing_outlives_the_command(tmp_path, kill):
     while (left := processes_of(command.pid)) or folder.exists():
         assert time.monotonic() < deadline, (left, folder.exists())
         time.sleep(0.05)
+    assert command.stderr.read() == ""
 
 
 def test_the_command_ends_with_its_own_code():
