@@ -24,6 +24,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 from pathlib import Path
 
@@ -73,8 +74,9 @@ def serve(path: str, parent: int) -> None:
 
 def _listen(path: str, parent: int, clients: dict[int, socket.socket]) -> None:
     listener = socket.socket(socket.AF_UNIX)
-    listener.bind(path)
+    listener.bind(f"{path}.new")
     listener.listen(64)  # requests wait while the libraries are imported
+    Path(f"{path}.new").rename(path)
     for name in LIBRARIES:
         with contextlib.suppress(ImportError):
             __import__(name)
@@ -185,6 +187,8 @@ def start() -> tuple[subprocess.Popen, dict[str, str]]:
         env={**os.environ, **MEMORY, "PYTHONPATH": str(CLIENT.parent)},
         stdin=subprocess.DEVNULL,
     )
+    while process.poll() is None and not Path(path).exists():
+        time.sleep(0.01)  # a job that finds nobody here would start cold, and outlive the command
     return process, {SOCKET: path, "PATH": f"{CLIENT}:{os.environ['PATH']}"}
 
 
