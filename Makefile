@@ -18,6 +18,7 @@ STUDY ?= toy
 DATA ?=
 PUBLISHED ?=
 TARGET ?=
+FAULTS ?=
 CORES ?= all
 PYTHON ?= python3
 # The torch build: cpu or cuda. A login node has no GPU although its jobs do, so the paper's study
@@ -26,8 +27,8 @@ TORCH ?= $(if $(filter paper,$(STUDY))$(shell command -v nvidia-smi),cuda,cpu)
 
 # What people type is taken as it stands: make expands nothing in it, and the shell reads it from its
 # environment.
-$(foreach name,STUDY DATA PUBLISHED CORES,$(eval override $(name) := $$(value $(name))))
-export STUDY DATA PUBLISHED CORES
+$(foreach name,STUDY DATA PUBLISHED TARGET FAULTS CORES,$(eval override $(name) := $$(value $(name))))
+export STUDY DATA PUBLISHED TARGET FAULTS CORES
 %: export GOAL = $@
 
 BIN := .venv/bin
@@ -81,7 +82,7 @@ algorithms: $(BIN)/.installed
 	@cat results/"$$STUDY"/tables/{algorithms,forget}.md
 
 plan: $(BIN)/.installed
-	@export PATH="$(CURDIR)/$(BIN):$$PATH"; python -m learning_dynamics.plan $(TARGET) $(CONFIG)
+	@export PATH="$(CURDIR)/$(BIN):$$PATH"; python -m learning_dynamics.plan $(if $(TARGET),"$$TARGET") $(CONFIG)
 
 preflight: $(BIN)/.installed
 	@$(call SNAKEMAKE,preflight)
@@ -93,7 +94,7 @@ reliability: $(BIN)/.installed
 	$(BIN)/python -m tests.reliability.kills --kills 50 --write docs/reliability.md
 
 slurm-faults: $(BIN)/.installed
-	@$(BIN)/python -m tests.slurm.faults $(FAULTS)
+	@$(BIN)/python -m tests.slurm.faults "$$FAULTS"
 
 fuzz: $(BIN)/.installed
 	@$(BIN)/python -m tests.reliability.fuzz --cases 2000

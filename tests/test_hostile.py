@@ -360,7 +360,7 @@ NAMES = ["$(touch pwned)", "$(shell touch pwned)", "'; touch pwned; '", '"; touc
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("how", ["goal", "DATA", "STUDY"])
+@pytest.mark.parametrize("how", ["goal", "DATA", "STUDY", "TARGET", "FAULTS"])
 def test_make(name, how, tmp_path):
     """make and its shell take a name as it stands; the recipe's programs are echoes here."""
     stub = tmp_path / ".venv/bin/python"
@@ -370,7 +370,8 @@ def test_make(name, how, tmp_path):
     (tmp_path / "pyproject.toml").touch()
     (tmp_path / ".venv/bin/.installed").touch()
     words = {"goal": [f"figures/{name}.pdf"], "DATA": ["card", f"DATA={name}"],
-             "STUDY": ["figures/a.pdf", f"STUDY={name}"]}[how]  # fmt: skip
+             "STUDY": ["figures/a.pdf", f"STUDY={name}"], "TARGET": ["plan", f"TARGET={name}"],
+             "FAULTS": ["slurm-faults", f"FAULTS={name}"]}[how]  # fmt: skip
     command = ["make", "-f", str(ROOT / "Makefile"), *words]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert name in done.stdout, done.stdout + done.stderr

@@ -137,7 +137,8 @@ FAULTS = {
     "time-limit": Fault(
         "A wall-time limit of three minutes, with SIGTERM one minute before.",
         overlay="long",
-        words=("--set-resources", "finetune_dpo:runtime=3", "--retries", "8"),
+        words=("--set-resources", "finetune_dpo:runtime=3",
+               "finetune_dpo:slurm_extra=--signal=TERM@60", "--retries", "8"),  # fmt: skip
     ),
 }
 
@@ -216,4 +217,4 @@ def main(names: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(" ".join(sys.argv[1:]).split()))
