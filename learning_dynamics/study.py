@@ -13,9 +13,8 @@ from pathlib import Path
 
 from learning_dynamics.algorithms import Algorithm
 from learning_dynamics.config import SCHEMA, Sources, load_config, read_yaml
-from learning_dynamics.digits import EMBEDDED_ROWS
+from learning_dynamics.consistency import check, complete
 from learning_dynamics.errors import run_script
-from learning_dynamics.probe import RESPONSE_TYPES, SAMPLED_TYPES
 from learning_dynamics.runs import Runs
 
 __all__ = ["SWITCHES", "Study", "load_config"]
@@ -44,34 +43,29 @@ class Study:
 
     def __init__(self, config: dict, files: list[str] | None = None) -> None:
         schema = read_yaml(SCHEMA)
-        self._sources = Sources(config, files)
-        self._fail, self._known = self._sources.fail, self._sources.known
-        self._sources.check(config, schema, schema, ())
+        sources = Sources(config, files)
+        self._fail, self._known = sources.fail, sources.known
+        sources.check(config, schema, schema, ())
         for kind, prefix in (("datasets", "dataset"), ("models", "model")):
             for name, entry in config[kind].items():
-                self._sources.check_kind(entry, (kind, name), prefix, schema)
+                sources.check_kind(entry, (kind, name), prefix, schema)
         self.config = config
         self.name: str = config["study"]
         self.seeds: list[int] = config["seeds"]
         self.datasets: dict[str, dict] = config["datasets"]
         self.models: dict[str, dict] = config["models"]
         self._add_variants()
-        for name, entry in self.datasets.items():
-            self._complete(name, entry)
-        self._check_probe()
-        self._check_judge()
-        self._check_digits()
-        self._runs = Runs(config, schema, self._sources)
+        complete(config, sources)
+        self._runs = Runs(config, schema, sources)
         # Where a run is written: under ``runs``, or as one of a figure's grid.
-        self._fields = {name: ("runs", name) for name in config["runs"]}
+        self.fields: dict[str, tuple] = {name: ("runs", name) for name in config["runs"]}
         self.runs = {n: self._runs.resolved(("runs", n), e) for n, e in config["runs"].items()}
         self._grids = {figure: self._runs.grid(figure) for figure in ("algorithms", "forget")}
         for figure, runs in self._grids.items():
-            self._fields |= dict.fromkeys(runs, ("figures", figure))
+            self.fields |= dict.fromkeys(runs, ("figures", figure))
             for name, (_, entry) in runs.items():
                 self.runs[name] = self._runs.resolved(("figures", figure), entry)
-        self._check_references()
-        self._check_claims()
+        check(self, sources)
 
     # -- data sets ---------------------------------------------------------------------------
 
@@ -137,50 +131,6 @@ class Study:
             entry = copy.deepcopy(self.datasets[spec["dataset"]])
             entry["confounds"][switch] = "as_published"
             self.datasets[f"{spec['dataset']}+{switch}"] = entry
-
-    def _complete(self, name: str, entry: dict) -> None:
-        """Fill in what depends on the rest of the config, and check what goes together."""
-        if entry["source"] == "file" and not (entry["path"] or entry["url"]):
-            entry["path"] = self.config["data"]
-        if "given" in entry and entry["confounds"]["initial_origin"] == "as_published":
-            entry["given"] = list(dict.fromkeys([*entry["given"], *SAMPLED_TYPES]))
-        names = [Path(file["url"]).name for file in entry.get("probes", []) if file["url"]]
-        for url_name in names:
-            if names.count(url_name) > 1:
-                self._fail(
-                    ("datasets", name, "probes"),
-                    f"{url_name!r}: two downloads of this name; expected distinct ones",
-                )
-        at, rephrase = ("datasets", name, "rephrase"), entry["rephrase"]
-        provider, model = rephrase["provider"], rephrase["model"]
-        if provider == "toyworld" and entry["source"] != "toyworld":
-            self._fail((*at, "provider"), "'toyworld': expected a data set with source toyworld")
-        if provider == "openai" and not model:
-            self._fail((*at, "model"), "none given; expected the endpoint's name of a model")
-        if provider == "transformers":
-            self._known((*at, "model"), model, self.models)
-        if entry.get("format", "columns") != "columns":
-            for key in ("columns", "prompt_template", "chat_template"):
-                if entry[key]:
-                    self._fail(
-                        ("datasets", name, key),
-                        f"{entry[key]!r}: format {entry['format']!r} does not read it; expected "
-                        "format: columns",
-                    )
-        limit = entry.get("filter", {})
-        if limit.get("max_tokens"):
-            hubs = {m: spec for m, spec in self.models.items() if spec["source"] == "hub"}
-            self._known(("datasets", name, "filter", "tokenizer"), limit["tokenizer"], hubs)
-
-    def _check_probe(self) -> None:
-        own = self.config["probe"]["own_types"]
-        for name, entry in own.items():
-            if ("ask" in entry) == ("function" in entry):
-                self._fail(("probe", "own_types", name), f"{entry}: expected function or ask, one")
-            if name in RESPONSE_TYPES:
-                self._fail(("probe", "own_types", name), "a type of the paper; expected a new name")
-        for name in self.config["probe"]["types"]:
-            self._known(("probe", "types"), name, dict.fromkeys([*RESPONSE_TYPES, *own]))
 
     # -- the graph of runs -------------------------------------------------------------------
 
@@ -258,7 +208,7 @@ class Study:
 
     def algorithm(self, run: str) -> Algorithm:
         """The algorithm of a run."""
-        return self._runs.algorithm(self._fields[run], self.runs[run]["algorithm"])
+        return self._runs.algorithm(self.fields[run], self.runs[run]["algorithm"])
 
     def needs_reference(self, run: str) -> bool:
         """Whether a run reads the reference log-probs of the training pairs. Those of other rows
@@ -308,25 +258,6 @@ class Study:
         model, _, seed = home.partition("/seed")
         return model, int(seed or 0)
 
-    # -- validation --------------------------------------------------------------------------
-
-    def _check_judge(self) -> None:
-        provider, function = self.config["judge"]["provider"], self.config["judge"]["function"]
-        if provider == "function" and function is None:
-            wanted = "judge.function beside it, file.py:name"
-            self._fail(("judge", "provider"), f"'function': expected {wanted}")
-        if provider != "function" and function is not None:
-            self._fail(("judge", "function"), f"{function!r}: expected provider: function with it")
-        model = self.config["judge"]["model"]
-        if provider == "openai" and not model:
-            self._fail(("judge", "model"), "none given; expected the endpoint's name of a model")
-        if provider == "transformers":
-            self._known(("judge", "model"), model, self.models)
-        published = self.config["judge"]["protocol"] == "as_published"
-        for name, values in (("temperature", (0.0, 0.7)), ("attempts", (2, 1))):
-            if self.config["judge"][name] is None:
-                self.config["judge"][name] = values[published]
-
     def can_judge(self, dataset: str) -> bool:
         """Whether the study has a judge of a data set's answers: the toy world judges its own."""
         own = self.datasets[dataset]["source"] == "toyworld"
@@ -341,122 +272,6 @@ class Study:
             "figures/winrate: judge.provider 'toyworld' cannot judge data set "
             f"{spec['dataset']!r}; expected openai, transformers or function"
         )
-
-    def _check_digits(self) -> None:
-        digits = self.config["digits"]
-        rows = digits["train_rows"] + digits["test_rows"]
-        if digits["source"] == "hub":
-            for key, what in (("hub", "the data set's name"), ("revision", "its pinned commit")):
-                if digits[key] is None:
-                    self._fail(("digits", "source"), f"'hub': expected digits.{key} too, {what}")
-        elif rows > EMBEDDED_ROWS:
-            self._fail(
-                ("digits", "train_rows"),
-                f"{digits['train_rows']}: with test_rows {rows} images; expected at most "
-                f"{EMBEDDED_ROWS}, what scikit-learn ships",
-            )
-
-    def _check_judged(self) -> None:
-        """A run asks the toy world, of its own answers alone, or a function."""
-        judged = [r for r in self.config["active"]["runs"] if self.runs[r]["rows"] == "on-policy"]
-        provider = self.config["judge"]["provider"]
-        for name in self.config["active"]["datasets"] if judged else []:
-            if provider in ("openai", "transformers") or not self.can_judge(name):
-                wanted = "function" + ", or toyworld" * (provider != "toyworld")
-                self._fail(
-                    ("judge", "provider"),
-                    f"{provider!r}: cannot judge run {judged[0]!r} on data set {name!r}; expected "
-                    f"{wanted}",
-                )
-
-    def _check_references(self) -> None:
-        known = {"datasets": self.datasets, "models": self.models, "runs": self.runs}
-        for kind, names in self.config["active"].items():
-            for name in names:
-                self._known(("active", kind), name, known[kind])
-        self._check_judged()
-        for name, model in self.models.items():
-            if model["source"] == "pretrain":
-                self._known(("models", name, "corpus"), model["corpus"], self.datasets)
-            if (model["max_prompt_length"] or 0) >= model["max_length"]:
-                self._fail(
-                    ("models", name, "max_prompt_length"),
-                    f"{model['max_prompt_length']}: leaves no room for a response; expected less "
-                    f"than max_length = {model['max_length']}",
-                )
-        if "base" in self.runs:
-            self._fail(("runs", "base"), "the name of the base model; expected another name")
-        for name in self.runs:
-            self._check_ancestry(name)
-        for figure, spec in self.config["figures"].items():
-            for field, known in (("dataset", self.datasets), ("model", self.models)):
-                several = f"{field}s" in spec
-                one = [spec[field]] if field in spec else []  # figures of digits name neither
-                for name in spec[f"{field}s"] if several else one:
-                    self._known(("figures", figure, field + "s" * several), name, known)
-            for name, runs in spec.get("comparisons", {}).items():
-                for run in runs:
-                    self._known(("figures", figure, "comparisons", name), run, self.runs)
-            for field in ("runs", "trained_on"):
-                runs = spec.get(field, [])
-                for run in runs.values() if isinstance(runs, dict) else runs:
-                    self._known(("figures", figure, field), run, self.runs)
-            if spec.get("kernel"):
-                field = ("figures", figure, "kernel", "model")
-                self._known(field, spec["kernel"]["model"], self.models)
-            if figure in ("entk_proxies", "response_space"):
-                self.updates(figure)
-        self._check_chains()
-
-    def _check_chains(self) -> None:
-        """Where a figure shows what came before a run, something must have."""
-        figures = self.config["figures"]
-        shown = [
-            ("extend", role, run) for role, run in figures.get("extend", {}).get("runs", {}).items()
-        ]
-        shown += [("sft", "then", figures["sft"]["runs"]["then"])] if "sft" in figures else []
-        for figure, role, run in shown:
-            if self.parent(run)[0] == "base":
-                self._fail(
-                    ("figures", figure, "runs", role),
-                    f"{run!r}: starts from base; expected a run that starts from another run",
-                )
-
-    def _check_claims(self) -> None:
-        spec = self.config["claims"]
-        roles = {**self.config["figures"]["squeeze"]["runs"], **spec["roles"]}
-        for role, run in spec["roles"].items():
-            self._known(("claims", "roles", role), run, self.runs)
-        for entry in spec["evaluate"]:
-            self._known(("claims", "evaluate"), entry["dataset"], self.datasets)
-            self._known(("claims", "evaluate"), entry["model"], self.models)
-            for role in entry.get("roles", []):
-                self._known(("claims", "evaluate"), role, roles)
-
-    def _check_ancestry(self, name: str) -> None:
-        seen, current = [name], name
-        while True:
-            parent, epoch = self.parent(current)
-            field = (*self._fields[current], "init")
-            if parent == "base":
-                return
-            self._known(field, parent, self.runs, also="base")
-            if epoch is not None and not 0 < float(epoch) <= self.runs[parent]["epochs"]:
-                self._fail(
-                    field,
-                    f"{self.runs[current]['init']!r}: expected an epoch above 0 and at most "
-                    f"{self.runs[parent]['epochs']}, where run {parent!r} ends",
-                )
-            if parent in seen:
-                cycle = seen[seen.index(parent) :]
-                last = max(cycle, key=lambda run: self._sources.origin(("runs", run, "init")))
-                self._fail(
-                    ("runs", last, "init"),
-                    f"{self.runs[last]['init']!r}: cyclic init ({' -> '.join([*cycle, parent])}); "
-                    "expected a chain to base",
-                )
-            seen.append(parent)
-            current = parent
 
 
 def _check_files() -> None:
