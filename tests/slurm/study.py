@@ -51,6 +51,7 @@ class Study:
         self.run = folder / "results/ci/runs" / place
         self.target = str(self.run.relative_to(folder) / "trajectory.parquet")
         self.log = folder / "results/ci/logs/finetune" / f"{place}.log"
+        self.log.unlink(missing_ok=True)  # of the base's own run, which is not watched
         self.attempts: list[Attempt] = []
 
     def start(self, *words: str) -> subprocess.Popen:
