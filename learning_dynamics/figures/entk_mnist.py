@@ -115,9 +115,9 @@ def _phases(part: SubFigure, networks: dict[str, tuple[Seeds, Seeds]], dense: in
         labels[1].append((change[:, -1].mean(), f"{word}: K", colour))
         labels[1].append((moved[:, -1].mean(), f"{word}: weights", colour))
         labels[2].append((likeness[:, -1].mean(), word, colour))
-    axes[0].set_ylim(bottom=0)
-    axes[1].set_yscale("log")  # a band that reaches zero is cut below the lowest mean
-    axes[1].set_ylim(bottom=min(line.get_ydata().min() for line in axes[1].lines) / 2)
+    for panel in axes[:2]:
+        panel.set_yscale("log")  # a band that reaches zero is cut below the lowest mean
+        panel.set_ylim(bottom=min(line.get_ydata().min() for line in panel.lines) / 2)
     axes[2].set_ylim(min(0, axes[2].get_ylim()[0]), 1.03)
     titles = ["size: mean $‖K‖_F$ over all pairs", "restlessness: change in one epoch,\n‖K − K′‖ / "
               "‖K′‖ and that of the weights", "relative influence: rank correlation of\n‖K‖ over "
@@ -127,7 +127,7 @@ def _phases(part: SubFigure, networks: dict[str, tuple[Seeds, Seeds]], dense: in
         _epochs(panel, dense, last)
         panel.set_title(title, fontsize=7.5)
         panel.set_xlabel("epoch")
-        if panel is axes[1]:
+        if panel is not axes[2]:
             low, high = np.log(panel.get_ylim())
             names = [((np.log(y) - low) / (high - low), *rest) for y, *rest in names]
             twin = panel.twinx()  # labels are placed on a linear axis
