@@ -45,7 +45,8 @@ def draw(
     for panel, role in zip(axes[1:], ("sft", "dpo"), strict=True):
         moved = _mass(panel, runs[role])
         words = "rises" if moved > 0 else "falls"
-        panel.set_title(f"{role.upper()}: greedy token along y⁺ {words} {moved:+.1f} nats", pad=16)
+        amount = f"{moved:+.1f}".replace("-", "−")
+        panel.set_title(f"{role.upper()}: greedy token along y⁺ {words} {amount} nats", pad=16)
         panel.set_ylabel("log-prob, sum over the response (nats)")
     axes[0].set_ylabel("‖A‖_F, mean over positions")
     for panel in axes:

@@ -40,7 +40,7 @@ def draw(
     """
     style.apply()
     title = "SFT: what is trained on rises; what resembles it rises and then falls?"
-    figure, axes = curves.grid(2, 4, title)
+    figure, axes = curves.grid(2, 4, title, right=1.35)
     for axis, panel in zip(axes[0], PANELS, strict=True):
         panel.draw(axis, runs["sft"])
     THEN.draw(axes[1, 0], runs["then"])
