@@ -70,8 +70,9 @@ def test_defaults_are_filled():
     assert study.runs["dpo"] == {
         "algorithm": "dpo", "init": "sft", "epochs": 3, "lr": 1e-4, "batch_size": 4,
         "accumulate": 1, "optimizer": "rmsprop", "warmup": 150, "clip": 10.0, "lora": None,
-        "checkpointing": False, "length_buckets": 1, "proxies": None, "probe_every": 25,
-        "checkpoint_every": 250, "rows": "pairs", "labels": "given", "beta": 0.1,
+        "checkpointing": False, "length_buckets": 1, "direction": "loss", "proxies": None,
+        "probe_every": 25, "checkpoint_every": 250, "rows": "pairs", "labels": "given",
+        "negative": "all", "beta": 0.1,
     }  # fmt: skip
     assert study.runs["sft"]["probe_every"] == 20  # its own, not the default
 

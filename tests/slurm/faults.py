@@ -137,8 +137,13 @@ FAULTS = {
     "time-limit": Fault(
         "A wall-time limit of three minutes, with SIGTERM one minute before.",
         overlay="long",
-        words=("--set-resources", "finetune_dpo:runtime=3",
-               "finetune_dpo:slurm_extra=--signal=TERM@60", "--retries", "8"),  # fmt: skip
+        words=(
+            "--set-resources",
+            "finetune_dpo:runtime=3",
+            "finetune_dpo:slurm_extra=--signal=TERM@60",
+            "--retries",
+            "8",
+        ),
     ),
 }
 
