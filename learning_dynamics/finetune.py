@@ -29,6 +29,7 @@ from learning_dynamics.reference import token_logps
 from learning_dynamics.resume import Checkpoints
 from learning_dynamics.rows import Rows, rows_of_update
 from learning_dynamics.scoring import (
+    Batch,
     Engine,
     Scored,
     label_logp,
@@ -82,9 +83,12 @@ class Learner:
         self.trained.save(self.together, folder, self.accelerator)
 
 
-def update(learner: Learner, rows: Rows, numbers: list[int]) -> dict[str, float]:
+def update(
+    learner: Learner, rows: Rows, numbers: list[int], draw: tuple[int, ...] = (0,)
+) -> dict[str, float]:
     """One optimiser update on the rows called ``numbers``, in as many pieces as processes and
-    accumulation ask for; what is recorded of it.
+    accumulation ask for; what is recorded of it. ``draw`` fixes the step's direction where that is
+    random.
 
     Returns loss (nats), gradient norm before clipping, mean margin (nats; NaN without pairs and
     reference) and mean residual norm ‖π − e‖₂ over the positions of each response.
@@ -102,7 +106,10 @@ def update(learner: Learner, rows: Rows, numbers: list[int]) -> dict[str, float]
             accelerator.backward(loss * accelerator.num_processes / len(numbers))
             sums = sums + facts
     norm = accelerator.clip_grad_norm_(learner.together.parameters(), spec["clip"])
-    learner.optimizer.step()
+    if spec["direction"] == "random":
+        _step_at_random(learner, draw)
+    else:
+        learner.optimizer.step()
     learner.optimizer.zero_grad()
     sums = parallel.total(sums, accelerator).tolist()
     residual = [s / n if n else float("nan") for s, n in zip(sums[2::2], sums[3::2], strict=True)]
@@ -113,6 +120,26 @@ def update(learner: Learner, rows: Rows, numbers: list[int]) -> dict[str, float]
         "residual_norm_chosen": residual[0],
         "residual_norm_rejected": residual[1],
     }
+
+
+@torch.no_grad()
+def _step_at_random(learner: Learner, draw: tuple[int, ...]) -> None:
+    """A step as long as the optimiser's in every tensor, in a direction that is drawn: what remains
+    of an update without what it has learnt."""
+    if learner.compute["sharding"] != "none":
+        raise InputError(
+            "runs: direction = 'random': weights are divided among the processes; expected "
+            "compute.sharding: none"
+        )
+    numbers = np.random.default_rng(draw).integers(2**63)
+    generator = torch.Generator().manual_seed(int(numbers))
+    weights = [p for group in learner.optimizer.param_groups for p in group["params"]]
+    before = [weight.clone() for weight in weights]
+    learner.optimizer.step()
+    for weight, old in zip(weights, before, strict=True):
+        direction = torch.randn(weight.shape, generator=generator).to(weight)
+        length = (weight - old).norm() / direction.norm()
+        weight.copy_(old + length * direction)
 
 
 def _piece(
@@ -131,7 +158,8 @@ def _piece(
             scored.logits,
         )
     reference = reference_values(used, rows, numbers, scored.logp)
-    values = loss_values(used, batch, scored.logp, reference, scored.logits)
+    logp = _heard(scored.logp, batch, learner.spec)
+    values = loss_values(used, batch, logp, reference, scored.logits)
     loss = residuals.row_loss(used, {**values, **other}, learner.spec).sum()
     with torch.no_grad():
         facts = torch.zeros(6, dtype=torch.float64, device=loss.device)
@@ -143,6 +171,16 @@ def _piece(
             facts[2 + 2 * side] = scored.residual_norm[here].sum()
             facts[3 + 2 * side] = here.sum()
     return loss, facts
+
+
+def _heard(logp: Tensor, batch: Batch, spec: dict) -> Tensor:
+    """The same log-probs (N,), without gradient at those tokens of y⁻ that the run leaves out."""
+    if spec.get("negative", "all") == "all":
+        return logp
+    left_out = batch.owner % 2 == 1
+    if spec["negative"] == "valley":
+        left_out &= logp.detach() >= np.log(spec["valley"])
+    return torch.where(left_out, logp.detach(), logp)
 
 
 def _margin(values: dict[str, Tensor]) -> Tensor | float:
@@ -259,7 +297,7 @@ def finetune(
         if measured:
             meter.before(rows, numbers, _mismatched(learner, rows, numbers))
         tick = time.monotonic()
-        record = update(learner, rows, numbers)
+        record = update(learner, rows, numbers, (seed, done))
         if not np.isfinite(record["loss"]):
             raise InputError(
                 f"runs: lr = {spec['lr']}: the loss is {record['loss']} at update {done}; expected "

@@ -1,5 +1,5 @@
 """The runs of a study: what each one's algorithm lets it set, with defaults filled in; and the runs
-that the grids of figures/algorithms and figures/forget stand for.
+that the grids of figures/algorithms and forget and the branches of figures/forks stand for.
 """
 
 import itertools
@@ -13,7 +13,15 @@ from learning_dynamics.probe import RESPONSE_TYPES
 ROWS = {1: ["pairs", "probes"], 2: ["pairs", "probes", "self-play", "on-policy"]}
 SELF_WRITTEN = ["self-play", "on-policy"]  # rows that the policy itself writes
 # Settings that only some runs read; a run that does not is refused them.
-SPECIAL = ["rows", "target", "labels", "regenerate_every"]
+SPECIAL = ["rows", "target", "labels", "negative", "valley", "regenerate_every"]
+# The branches of figures.forks: what each does otherwise than the whole loss.
+BRANCHES = {
+    "loss": {},
+    "without": {"negative": "none"},
+    "valley": {"negative": "valley"},
+    "coin": {"labels": "coin"},
+    "random": {"direction": "random"},
+}
 
 
 class Runs:
@@ -116,11 +124,20 @@ class Runs:
                 f"{rows!r}: {used.name} compares with other rows' responses, which such rows do "
                 "not have; expected pairs",
             )
+        if used.logits and spec["negative"] != "all":
+            self._sources.fail(
+                (*at, "negative"),
+                f"{spec['negative']!r}: {used.name} reads logits, whose gradient has no tokens to "
+                "leave out; expected all",
+            )
+        known = {"rows": rows, "labels": spec["labels"], "negative": spec["negative"]}
+        if spec["negative"] == "valley":
+            known["valley"] = spec["valley"]
         if rows not in SELF_WRITTEN:
-            return {"rows": rows, "labels": spec["labels"]}
+            return known
         if "labels" in entry:
             self._unread((*at, "labels"), entry, used)
-        return {"rows": rows, "labels": "given", "regenerate_every": spec["regenerate_every"]}
+        return {**known, "labels": "given", "regenerate_every": spec["regenerate_every"]}
 
     def _unread(self, at: tuple, entry: dict, used: Algorithm) -> None:
         rows = f" with rows: {entry['rows']}" if "rows" in entry else ""
@@ -170,6 +187,30 @@ class Runs:
                         del entry["labels"]  # it would have no effect
                     fact = {"run": name, "algorithm": self.short[reference], "settings": point}
                     found[name] = {**fact, **known}, entry
+        return found
+
+    def forks(self) -> dict[str, tuple[dict, dict]]:
+        """The runs of figures.forks, as :meth:`grid` gives them: every loss of pairs from every
+        saved model, in each of :data:`BRANCHES`."""
+        spec = self._config["figures"].get("forks")
+        if spec is None:
+            return {}
+        found: dict[str, tuple[dict, dict]] = {}
+        for reference, start in itertools.product(spec["losses"], spec["from"]):
+            at = ("figures", "forks", "losses")
+            used = self.algorithm(at, reference)
+            if len(used.responses) != 2 or used.rows in SELF_WRITTEN:
+                self._sources.fail(at, f"{used.name}: expected a loss of given pairs")
+            short = self.short[reference]
+            for branch, otherwise in BRANCHES.items():
+                parts = ["fork", short, start.replace("@", "-at-"), branch]
+                name = "-".join(parts)
+                if name in self._config["runs"]:
+                    self._sources.fail(at, f"two runs called {name}; expected one")
+                entry = {"algorithm": reference, "init": start, **otherwise}
+                entry |= {key: spec[key] for key in ("epochs", "probe_every", "lr")}
+                fact = {"run": name, "algorithm": short, "from": start, "branch": branch}
+                found[name] = fact, entry
         return found
 
 

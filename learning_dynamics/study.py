@@ -61,6 +61,7 @@ class Study:
         self.fields: dict[str, tuple] = {name: ("runs", name) for name in config["runs"]}
         self.runs = {n: self._runs.resolved(("runs", n), e) for n, e in config["runs"].items()}
         self._grids = {figure: self._runs.grid(figure) for figure in ("algorithms", "forget")}
+        self._grids["forks"] = self._runs.forks()
         for figure, runs in self._grids.items():
             self.fields |= dict.fromkeys(runs, ("figures", figure))
             for name, (_, entry) in runs.items():
@@ -225,6 +226,10 @@ class Study:
     def forget_runs(self) -> list[dict]:
         """The runs of figures.forget: ``run, algorithm`` (short name), ``lr, settings, target``."""
         return [fact for fact, _ in self._grids["forget"].values()]
+
+    def forks(self) -> list[dict]:
+        """The runs of figures.forks: ``run, algorithm`` (short name), ``from, branch``."""
+        return [fact for fact, _ in self._grids["forks"].values()]
 
     def updates(self, figure: str) -> dict[str, str]:
         """The runs of figures.entk_proxies or response_space by what they train on: the target of

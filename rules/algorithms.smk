@@ -1,7 +1,7 @@
-"""Losses compared: the update that each imposes, who squeezes at equal margin, and forgetting.
+"""Losses compared: the update that each imposes, who squeezes at equal margin, forgetting, forks.
 
-Requires trajectories. Makes tables/{residuals,coefficients,algorithms,verdicts,forget,forgetting}.csv
-and figures/{residuals,algorithms,forget}.pdf and .png.
+Requires trajectories. Makes tables/{residuals,coefficients,algorithms,verdicts,forget,forgetting,
+forks,fork_parts}.csv and figures/{residuals,algorithms,forget,forks}.pdf and .png.
 """
 
 # The losses that figures/algorithms compares; without that figure, the script's own list.
@@ -156,3 +156,55 @@ if "forget" in FIGURE_NAMES:
         shell:
             "{params.script} --study {params.study:q} --table {input.table:q}"
             " --comparison {input.comparison:q} --out {output:q} --log {log:q}"
+
+
+if "forks" in FIGURE_NAMES:
+
+    rule make_forks:
+        """Branches of saved models, and what of the loss's changes is due to which part of it."""
+        input:
+            trajectories=expand(
+                f"{RUN}/trajectory.parquet",
+                dataset=STUDY.config["figures"]["forks"]["dataset"],
+                model=STUDY.config["figures"]["forks"]["model"],
+                run=[entry["run"] for entry in STUDY.forks()],
+                seed=STUDY.seeds_of("forks"),
+            ),
+        output:
+            table=f"{RESULTS}/tables/forks.csv",
+            parts=f"{RESULTS}/tables/fork_parts.csv",
+        log:
+            f"{RESULTS}/logs/make_forks.log",
+        localrule: True
+        conda:
+            "../envs/learning-dynamics.yaml"
+        params:
+            script=script("make_forks"),
+            code=code("make_forks"),
+            study=json.dumps(
+                {**json.loads(figure_study("forks")), "runs": STUDY.forks()}
+            ),
+            root=lambda wildcards: RESULTS,
+        shell:
+            "{params.script} --study {params.study:q} --results {params.root:q}"
+            " --out {output.table:q} --parts {output.parts:q} --log {log:q}"
+
+    rule draw_forks:
+        """Which part of the loss moves what."""
+        input:
+            table=f"{RESULTS}/tables/forks.csv",
+            parts=f"{RESULTS}/tables/fork_parts.csv",
+        output:
+            multiext(f"{RESULTS}/figures/forks", ".pdf", ".png"),
+        log:
+            f"{RESULTS}/logs/draw_forks.log",
+        localrule: True
+        conda:
+            "../envs/learning-dynamics.yaml"
+        params:
+            script=script("draw_forks"),
+            code=code("draw_forks"),
+            study=figure_study("forks"),
+        shell:
+            "{params.script} --study {params.study:q} --table {input.table:q}"
+            " --parts {input.parts:q} --out {output:q} --log {log:q}"

@@ -61,6 +61,7 @@ TABLE_NAMES = [
     *(["dose"] if "dose" in FIGURE_NAMES else []),
     *(["algorithms", "verdicts"] if "algorithms" in FIGURE_NAMES else []),
     *(["forget", "forgetting"] if "forget" in FIGURE_NAMES else []),
+    *(["forks", "fork_parts"] if "forks" in FIGURE_NAMES else []),
     *(["published"] if PUBLISHED else []),
     *(["digits"] if {"mnist", "entk_mnist"} & set(FIGURE_NAMES) else []),
     *(

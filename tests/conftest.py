@@ -36,8 +36,8 @@ def run_spec(algorithm="dpo", **changes):
         "algorithm": algorithm, "epochs": 2, "lr": 1e-3, "batch_size": 4, "optimizer": "rmsprop",
         "warmup": 2, "clip": 10.0, "target": "chosen", "labels": "given", "probe_every": 2,
         "checkpoint_every": 2, "rows": known.rows if known else "pairs", "accumulate": 1,
-        "lora": None, "length_buckets": 1, "regenerate_every": None, "checkpointing": False,
-        **defaults, **changes,
+        "lora": None, "length_buckets": 1, "direction": "loss", "regenerate_every": None,
+        "checkpointing": False, **defaults, **changes,
     }  # fmt: skip
 
 

@@ -70,8 +70,9 @@ def test_defaults_are_filled():
     assert study.runs["dpo"] == {
         "algorithm": "dpo", "init": "sft", "epochs": 3, "lr": 1e-4, "batch_size": 4,
         "accumulate": 1, "optimizer": "rmsprop", "warmup": 150, "clip": 10.0, "lora": None,
-        "checkpointing": False, "length_buckets": 1, "proxies": None, "probe_every": 25,
-        "checkpoint_every": 250, "rows": "pairs", "labels": "given", "beta": 0.1,
+        "checkpointing": False, "length_buckets": 1, "direction": "loss", "proxies": None,
+        "probe_every": 25, "checkpoint_every": 250, "rows": "pairs", "labels": "given",
+        "negative": "all", "beta": 0.1,
     }  # fmt: skip
     assert study.runs["sft"]["probe_every"] == 20  # its own, not the default
 
@@ -211,9 +212,12 @@ def my_loss(chosen, rejected, ref_chosen, *, slope=2.0): return rejected - slope
 """
 
 
+ALL = {"negative": "all"}  # of y⁻ everything carries gradient
+
+
 def test_settings_follow_the_algorithm(tmp_path):
-    """A run holds its algorithm's hyper-parameters, defaults filled in, and of rows, target, labels
-    and regenerate_every those that have an effect; rows by default the algorithm's own."""
+    """A run holds its algorithm's hyper-parameters, defaults filled in; of rows, target and what
+    pairs have those that have an effect; rows by default the algorithm's own."""
     overlay = {
         "run_defaults": {"labels": "coin", "target": "rejected", "regenerate_every": 7},
         "runs": {
@@ -234,14 +238,14 @@ def test_settings_follow_the_algorithm(tmp_path):
         for name in overlay["runs"]
     }
     assert special == {
-        "kto": {"rows": "pairs", "labels": "coin", "beta": 0.1, "desirable_weight": 1.0,
-                "undesirable_weight": 2},
+        "kto": {"rows": "pairs", "labels": "coin", **ALL, "beta": 0.1,
+                "desirable_weight": 1.0, "undesirable_weight": 2},
         "npo": {"rows": "probes", "target": "irr_hum", "beta": 0.1},
         "npo-pairs": {"rows": "pairs", "target": "rejected", "beta": 0.5},
-        "spin": {"rows": "self-play", "labels": "given", "regenerate_every": 7, "beta": 0.1},
-        "on-policy-ipo": {"rows": "on-policy", "labels": "given", "regenerate_every": None,
+        "spin": {"rows": "self-play", "labels": "given", **ALL, "regenerate_every": 7, "beta": 0.1},
+        "on-policy-ipo": {"rows": "on-policy", "labels": "given", **ALL, "regenerate_every": None,
                           "beta": 0.1},
-        "spin-on-data": {"rows": "pairs", "labels": "given", "beta": 0.1},
+        "spin-on-data": {"rows": "pairs", "labels": "given", **ALL, "beta": 0.1},
         "small": {"rows": "pairs", "target": "rejected"},
     }  # fmt: skip
     needs = {name for name in overlay["runs"] if study.needs_reference(name)}

@@ -21,7 +21,7 @@ RUN = {
     "algorithm": "sft", "init": "base", "epochs": 1, "lr": 1e-3, "batch_size": 4,
     "optimizer": "rmsprop", "warmup": 0, "clip": 10.0, "target": "chosen", "probe_every": 1,
     "checkpoint_every": 1, "rows": "pairs", "accumulate": 1, "lora": None, "length_buckets": 1,
-    "checkpointing": False, "proxies": None,
+    "checkpointing": False, "direction": "loss", "proxies": None,
 }  # fmt: skip
 FINETUNE = ["finetune", "--spec", json.dumps(RUN), "--model-spec", json.dumps(MODEL), "--compute",
             json.dumps(COMPUTE), "--texts", json.dumps(TEXTS), "--seed", "0", "--init", "model",
