@@ -10,14 +10,12 @@ other claims two thirds are as large as published (four times the smallest effec
 effect. The curves come from the generator below, which knows nothing of the statistics: it moves
 the log-probs of chosen runs and types by chosen amounts.
 
-Noise (in percent of the start, at the end of a run; it walks there in independent steps, and is
-independent between runs, columns and types, which is pessimistic for paired differences):
-  seeds     2   between seeds, all probes alike: the prototype's three seeds spread by 1.4 to 2.7%
-  probes   13   between probes, all seeds alike    } together 15%: the published per-probe files of
-  both      7   of each probe in each seed         } Pythia-410M have 13 to 16% for most types
-  start    60   spread of the probes' |log π| at the start (published: 50 to 95%)
-Steps: 0.05 points between seeds, 0.15 between batches (log-probs: nats), 40 batches. Win rates: 120
-prompts.
+Noise is what ``--measure results/toy`` prints of the toy study's five seeds, in percent of the
+start at the end of a run: between seeds with all probes alike, between probes with all seeds alike,
+and of each probe in each seed. It walks there in independent steps, and is independent between
+runs, columns and types, which is pessimistic for paired differences: real runs share their base
+model. The probes' |log π| at the start spread by 60% (published: 50 to 95%). Win rates: 120
+prompts, no ties.
 """
 
 import argparse
@@ -46,7 +44,24 @@ KINDS = list(RESPONSE_TYPES)
 TIMES = np.linspace(0, 1, 5)
 STATES = {"none": (0.0, 1.0), "smallest": (1.0, 1.0), "undecidable": (0.5, 20.0),
           "twice": (2.0, 1.0), "published": (4.0, 1.0)}  # fmt: skip
-NOISE = {"seeds": 2.0, "probes": 13.0, "both": 7.0, "start": 0.6}
+NOISE = {
+    ("sft", "logp"): {"seeds": 2.3, "probes": 6.8, "both": 6.9},
+    ("sft", "logp_argmax"): {"seeds": 3.9, "probes": 6.5, "both": 7.7},
+    ("sft", "logp_top_other"): {"seeds": 3.2, "probes": 4.6, "both": 6.0},
+    ("sft", "prob_norm"): {"seeds": 2.4, "probes": 5.2, "both": 5.1},
+    ("dpo", "logp"): {"seeds": 4.2, "probes": 3.3, "both": 7.1},
+    ("dpo", "logp_argmax"): {"seeds": 7.9, "probes": 2.6, "both": 9.1},
+    ("dpo", "logp_top_other"): {"seeds": 4.5, "probes": 2.4, "both": 5.9},
+    ("dpo", "prob_norm"): {"seeds": 5.8, "probes": 2.2, "both": 6.4},
+}
+DPO = ("dpo", "coinflip", "extend", "matched", "irrelevant", "dpo_long", "on_dpo")  # roles
+# Single steps, by what they train: between seeds and between batches, points (dp) or nats.
+STEPS = {
+    "dp_top_other": {"dpo": (0.008, 0.303), "coinflip": (0.0, 0.315), "sft": (0.129, 0.201)},
+    "dlogp_top_other": {"dpo": (0.005, 0.021), "coinflip": (0.003, 0.025), "sft": (0.004, 0.009)},
+    "dlogp_rest": {"dpo": (0.0, 0.011), "coinflip": (0.001, 0.010), "sft": (0.002, 0.003)},
+}
+START = 0.6
 BATCHES, PROMPTS = 40, 120
 Moves = dict[tuple[str, str, str], float | list[float]]
 
@@ -64,7 +79,7 @@ class Drawn(Evidence):
         self.moves, self.shape, self.noise, self.rng = moves, (draws, seeds, probes), noise, rng
         self.clusters, self.levels = np.arange(probes), levels or {}
         # A prompt's response and its rewrites are long or short together.
-        self.length = np.exp(NOISE["start"] * rng.normal(size=(draws, 1, 1, probes)))
+        self.length = np.exp(START * rng.normal(size=(draws, 1, 1, probes)))
         self.curves: dict = {}
         self.sizes: dict[str, np.ndarray] = {}
 
@@ -83,7 +98,7 @@ class Drawn(Evidence):
             for name, (s, e) in each.items():  # independent steps, that add up to the end's noise
                 steps = normal(size=(draws, s, len(TIMES) - 1, e)) / (len(TIMES) - 1) ** 0.5
                 steps = np.concatenate([np.zeros((draws, s, 1, e)), steps], -2)
-                walk.append(NOISE[name] * steps.cumsum(-2))
+                walk.append(noise_of(role, column)[name] * steps.cumsum(-2))
             moved = path + self.noise * sum(walk)
             size = self._size(kind)
             self.curves[key] = 240 * TIMES, -size + size * moved / 100
@@ -101,8 +116,9 @@ class Drawn(Evidence):
 
     def valley(self, kind: str, column: str) -> np.ndarray:
         draws, seeds, _ = self.shape
-        noise = 0.05 * self.rng.normal(size=(draws, seeds, 1))
-        noise = noise + 0.15 * self.rng.normal(size=(draws, seeds, BATCHES))
+        of_seeds, of_batches = STEPS[column][kind]
+        noise = of_seeds * self.rng.normal(size=(draws, seeds, 1))
+        noise = noise + of_batches * self.rng.normal(size=(draws, seeds, BATCHES))
         return self.moves.get((kind, column, "step"), 0.0) + self.noise * noise
 
     def win_rate(self, last: bool) -> np.ndarray:
@@ -110,6 +126,13 @@ class Drawn(Evidence):
         noise = 2.0 * self.rng.normal(size=(draws, seeds, 1))
         noise = noise + 50 / PROMPTS**0.5 * self.rng.normal(size=(draws, seeds, 1))
         return 50 + self.moves.get(("win", "rate", str(last)), 0.0) + self.noise * noise
+
+
+def noise_of(role: str, column: str) -> dict[str, float]:
+    """The noise of a role's runs in a column; the token that was greedy at the start has that of
+    the greedy one."""
+    algorithm = "dpo" if role.partition("@")[0] in DPO else "sft"
+    return NOISE[algorithm, "logp_argmax" if column == "logp_greedy0" else column]
 
 
 def logp(role: str, **by_kind) -> Moves:  # noqa: ANN003
