@@ -476,10 +476,9 @@ def test_conversations_of_the_published_probes(hh_rows):
 
 # -- verdicts where the truth is known -------------------------------------------------------
 
-# Those that five seeds and 50 probes see at twice their smallest effect; docs/statistics.md says
-# which they do not see, and why.
-SEEN = {"C5", "C6", "C7", "C10", "C11", "C11p", "C13", "C14", "C15", "C16a", "C16b", "C17", "S1",
-        "S2", "S3", "O2"}  # fmt: skip
+# Those that five seeds and 50 probes miss too often at twice their smallest effect
+# (docs/statistics.md).
+UNSEEN = {"C8", "C12", "C12p", "C16b", "S2", "O1"}
 
 
 def test_verdicts_are_right_where_the_truth_is_known():
@@ -492,7 +491,7 @@ def test_verdicts_are_right_where_the_truth_is_known():
             assert counts[SUPPORTED] == 0, (claim, state, counts)
         elif state not in ("twice", "published"):
             assert share >= 0.83, (claim, state, counts)
-        elif state == "twice" and claim in SEEN:
+        elif state == "twice" and claim not in UNSEEN:
             assert share >= 0.7, (claim, state, counts)
 
 
