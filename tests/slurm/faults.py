@@ -60,7 +60,7 @@ class Outcome:
 
 def training_rule(study: Study) -> list[str]:
     """Snakemake's words for the watched run alone: the rest is there, made by other settings."""
-    rule = "finetune_leaky_dpo" if study.run.parent.name == "leaky" else "finetune_dpo"
+    rule = "finetune_leaky_dpo" if study.run.parent.name == "leaky" else "finetune_dpo_by_token"
     return [study.target, "--allowed-rules", rule]
 
 
@@ -137,8 +137,13 @@ FAULTS = {
     "time-limit": Fault(
         "A wall-time limit of three minutes, with SIGTERM one minute before.",
         overlay="long",
-        words=("--set-resources", "finetune_dpo:runtime=3",
-               "finetune_dpo:slurm_extra=--signal=TERM@60", "--retries", "8"),  # fmt: skip
+        words=(
+            "--set-resources",
+            "finetune_dpo_by_token:runtime=3",
+            "finetune_dpo_by_token:slurm_extra=--signal=TERM@60",
+            "--retries",
+            "8",
+        ),
     ),
 }
 
