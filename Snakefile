@@ -22,6 +22,7 @@ include: "rules/algorithms.smk"
 include: "rules/digits.smk"
 include: "rules/proxies.smk"
 include: "rules/curves.smk"
+include: "rules/positions.smk"
 include: "rules/winrate.smk"
 include: "rules/claims.smk"
 

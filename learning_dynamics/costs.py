@@ -140,6 +140,11 @@ class Costs:
         # A checkpoint is written from one copy of weights and optimiser on the host.
         saved = weights * (1 + slots)
         disk = kept * weights + evaluations * self._probed() * 150 / 1e6
+        if spec["tokens"]:  # two log-probs per token, 4 bytes each in memory, 2 on the disk
+            numbers = 2 * evaluations * texts.response * self._types()
+            numbers *= spec["tokens"]["examples"] or self._probed() / self._types()
+            disk += 2 * numbers / 1e6
+            used += 4 * numbers / 1e6 if self._device == "cpu" else 0
         return replace(
             self._cost(model, work / processes, passes, used, saved, processes), disk_mb=disk
         )
@@ -205,17 +210,29 @@ class Costs:
         one = self.generate_answers(spec["dataset"], judge["model"])
         return replace(one, seconds=2 * pairs * one.seconds)
 
-    def measure_one_step(self, dataset: str, model: str) -> Cost:
+    def measure_one_step(self, dataset: str, model: str, figure: str = "squeeze") -> Cost:
         """Single updates of three kinds, each from the same weights."""
         texts, spec = (
             self._texts(dataset, model),
-            self._study.config["figures"]["squeeze"]["one_step"],
+            self._study.config["figures"][figure]["one_step"],
         )
         row = self._work(model, texts.prompt, 2 * texts.response) * spec["batch_size"]
         count = 3 * spec["batches"]
         tokens = count * spec["batch_size"] * (texts.prompt + 2 * texts.response)
         cost = self._scoring(model, 5 * count * row, 5 * tokens, steps=3 * count)
         return replace(cost, memory_mb=cost.memory_mb + 2 * self._weights_mb(model))
+
+    def measure_mass(self, dataset: str, model: str) -> Cost:
+        """The same updates, and some passes over log-probs of y⁻'s tokens × logits in fp64."""
+        cost = self.measure_one_step(dataset, model, "mass")
+        spec = self._study.config["figures"]["mass"]["one_step"]
+        tokens = spec["batch_size"] * self._texts(dataset, model).response
+        numbers = tokens * self._sizes(model)["vocab_size"]
+        seconds = 3 * spec["batches"] * 60 * numbers / ELEMENTS  # Newton's steps, squares
+        used = 12 * 8 * numbers / 1e6
+        if cost.gpus:
+            return replace(cost, gpu_memory_mb=cost.gpu_memory_mb + used)
+        return replace(cost, seconds=cost.seconds + seconds, memory_mb=cost.memory_mb + used)
 
     def measure_kernel(self, dataset: str, model: str) -> Cost:
         """The exact kernel of a tiny model: a gradient per position and token of the vocabulary."""

@@ -7,6 +7,7 @@ threads). One process or several, weights whole or sharded; reads top to bottom.
 """
 
 import logging
+import math
 import signal
 import sys
 import time
@@ -36,6 +37,7 @@ from learning_dynamics.scoring import (
     residual_norms,
     sum_by_response,
 )
+from learning_dynamics.token_trajectory import TokenTrajectory
 from learning_dynamics.trained import Trained
 from learning_dynamics.trajectory import ProbeTrees
 
@@ -223,8 +225,8 @@ def finetune(
         written: the source of rows that the policy itself writes, where the run asks for it.
 
     Returns:
-        ``{"trajectory": ..., "training": ...}`` (and ``written``, ``proxies``, where
-        the run has them) and the counters for ``run.json``.
+        ``{"trajectory": ..., "training": ...}`` (and ``written``, ``proxies``, ``tokens``,
+        where the run has them) and the counters for ``run.json``.
 
     Raises:
         InputError: when the loss is no longer finite, or a batch has fewer rows than pieces.
@@ -248,11 +250,19 @@ def finetune(
     if rows.reference is None and written is None and learner.algorithm.reference:
         # Rows of the probe set are no pairs, so no table holds their reference log-probs.
         rows = replace(rows, reference=token_logps(learner.engine, rows.trees, compute))
-    prober = parallel.Prober(probes, learner.engine, accelerator, compute)
+    tokens = None
+    if spec.get("tokens"):
+        evaluations_ahead = 1 + math.ceil(last / spec["probe_every"])
+        tokens = TokenTrajectory(probes, spec["tokens"]["examples"], learner.trained.tokenizer,
+                                 evaluations_ahead)  # fmt: skip
+    prober = parallel.Prober(probes, learner.engine, accelerator, compute, tokens is not None)
     meter = one_update.Meter(learner, probes) if spec.get("proxies") else None
 
     def probe(done: int) -> pd.DataFrame:
-        return trajectory.evaluation(probes.identity, prober(), done, done * size, count)
+        scores = prober()
+        if tokens:
+            tokens.add(done, scores)
+        return trajectory.evaluation(probes.identity, scores, done, done * size, count)
 
     stop = []
     before_us = signal.signal(signal.SIGTERM, lambda *_: stop.append(True))
@@ -269,6 +279,8 @@ def finetune(
             written.restore(tables["written"])
         if meter and "proxies" in tables:
             meter.tables = [tables["proxies"]]
+        if tokens:
+            tokens.tables = [tables["tokens"]]
     else:
         state = {"update": 0, "seconds": 0.0, "seconds_probing": 0.0}
         history, evaluations = [], [probe(0)]
@@ -283,6 +295,8 @@ def finetune(
             tables["written"] = written.written
         if meter is not None and meter.tables:
             tables["proxies"] = meter.table()
+        if tokens:
+            tables["tokens"] = tokens.table()
         greedy0 = parallel.by_process(prober.scorer.greedy0, accelerator)
         extra = {f"greedy0.{rank}": torch.from_numpy(g) for rank, g in enumerate(greedy0)}
         checkpoints.save(together, optimizer, state, tables, extra)
@@ -339,4 +353,6 @@ def finetune(
         tables["written"] = written.written
     if meter is not None:
         tables["proxies"] = meter.table()
+    if tokens:
+        tables["tokens"] = tokens.table()
     return tables, {**state, **counts, "updates": last, "training_rows": count}

@@ -6,6 +6,9 @@ position of the batch's y⁻ is scored, and the weights are restored. The defini
 docs/statistics.md.
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 import torch
@@ -67,13 +70,32 @@ def move(engine: scoring.Engine, step: list[torch.Tensor], length: float) -> Non
             parameter.add_(change, alpha=length)
 
 
-def measure(
-    engine: scoring.Engine, rows: Rows, names: list[str], batches: int, size: int, seed: int
-) -> pd.DataFrame:
-    """Table of :data:`COLUMNS`, one row per kind × batch × position of y⁻.
+@dataclass(frozen=True)
+class Step:
+    """One step, and the y⁻ positions of its batch before and after it.
 
-    ``top_other`` is the most likely token besides the label *before* the step; ``rest`` is all
-    others together. Changes of log-probs are in nats, changes of mass in probability.
+    Attributes:
+        kind: one of :data:`KINDS`.
+        batch: number of the batch.
+        rows: numbers of its rows.
+        before, after: log π over the vocabulary at its y⁻ positions, (N, V), fp64.
+        label: tokens of y⁻ there, (N,).
+        owner: number within the batch of the row that each position belongs to, (N,).
+        position: number of the position within y⁻, (N,).
+    """
+
+    kind: str
+    batch: int
+    rows: list[int]
+    before: torch.Tensor
+    after: torch.Tensor
+    label: torch.Tensor
+    owner: np.ndarray
+    position: np.ndarray
+
+
+def steps(engine: scoring.Engine, rows: Rows, batches: int, size: int, seed: int) -> Iterator[Step]:
+    """Every kind of step on every batch; the weights are restored before a step is told.
 
     Raises:
         InputError: when the DPO step lowers log π(y⁻) on no batch, so that no length is defined.
@@ -92,31 +114,51 @@ def measure(
         raise InputError("one step: no batch whose DPO step lowers log π(y⁻) to first order")
     length = float(np.median(lengths))
     start = [p.detach().clone() for p in engine.parameters()]
-    tables = []
     for number, numbers in enumerate(order):
         before, label, owner, position = rejected_logits(engine, rows, numbers)
-        top = before.scatter(-1, label[:, None], -torch.inf).argmax(-1)
-        one = _three_parts(before, label, top)
         for kind in KINDS:
             flips = coins[number] if kind == "coinflip" else plain
             loss = "sft" if kind == "sft" else "dpo"
             move(engine, _unit_descent(gradient(engine, rows, numbers, loss, flips)), length)
-            two = _three_parts(rejected_logits(engine, rows, numbers)[0], label, top)
+            after = rejected_logits(engine, rows, numbers)[0]
             with torch.no_grad():
                 for parameter, value in zip(engine.parameters(), start, strict=True):
                     parameter.copy_(value)
-            facts = {
-                "kind": kind,
-                "batch": number,
-                "example_id": [names[numbers[i]] for i in owner],
-                "position": position,
-                "p_label": np.exp(one[0]),
-                "p_top_other": np.exp(one[1]),
-            }
-            for part, first, then in zip(PARTS, one, two, strict=True):
-                facts[f"dlogp_{part}"] = then - first
-                facts[f"dp_{part}"] = np.exp(then) - np.exp(first)
-            tables.append(pd.DataFrame(facts))
+            yield Step(kind, number, numbers, before, after, label, owner, position)
+
+
+def best_other(step: Step) -> torch.Tensor:
+    """The most likely token besides the label before the step, (N,): y* of section 3.3."""
+    return step.before.scatter(-1, step.label[:, None], -torch.inf).argmax(-1)
+
+
+def measure(
+    engine: scoring.Engine, rows: Rows, names: list[str], batches: int, size: int, seed: int
+) -> pd.DataFrame:
+    """Table of :data:`COLUMNS`, one row per kind × batch × position of y⁻.
+
+    ``top_other`` is the most likely token besides the label *before* the step; ``rest`` is all
+    others together. Changes of log-probs are in nats, changes of mass in probability.
+
+    Raises:
+        InputError: as :func:`steps`.
+    """
+    tables = []
+    for step in steps(engine, rows, batches, size, seed):
+        top = best_other(step)
+        one, two = (_three_parts(logp, step.label, top) for logp in (step.before, step.after))
+        facts = {
+            "kind": step.kind,
+            "batch": step.batch,
+            "example_id": [names[step.rows[i]] for i in step.owner],
+            "position": step.position,
+            "p_label": np.exp(one[0]),
+            "p_top_other": np.exp(one[1]),
+        }
+        for part, first, then in zip(PARTS, one, two, strict=True):
+            facts[f"dlogp_{part}"] = then - first
+            facts[f"dp_{part}"] = np.exp(then) - np.exp(first)
+        tables.append(pd.DataFrame(facts))
     return pd.concat(tables, ignore_index=True)[COLUMNS]
 
 

@@ -80,12 +80,8 @@ class Meter:
                 f"{config.vocab_size} logits per position; expected at most as many (or proxies: "
                 "null: the published proxies need none)"
             )
-        first = np.cumsum([0, *(len(tree.responses) for tree in probes.trees)])
-        splits = probes.identity["split"].to_numpy()
-        train = [i for i, start in enumerate(first[:-1]) if splits[start] == "train"]
-        chosen = train[: wanted["examples"]]
+        chosen, rows = probes.first(wanted["examples"])
         self._trees = [probes.trees[i] for i in chosen]
-        rows = [n for i in chosen for n in range(first[i], first[i + 1])]
         self._identity = probes.identity.iloc[rows][["example_id", "response_type", "n_tokens"]]
         self._before: list[Tensor] = []
         self._g_sq = float("nan")

@@ -66,16 +66,22 @@ def spread(engine: Engine, accelerator: Accelerator, sharding: str) -> torch.nn.
 
 
 class Prober:
-    """Scores the probe set; with several processes, each its share of the trees."""
+    """Scores the probe set; with several processes, each its share of the trees. ``by_token``
+    goes to the scorer."""
 
     def __init__(
-        self, probes: ProbeTrees, engine: Engine, accelerator: Accelerator, compute: dict
+        self,
+        probes: ProbeTrees,
+        engine: Engine,
+        accelerator: Accelerator,
+        compute: dict,
+        by_token: bool = False,
     ) -> None:
         rank, count = accelerator.process_index, accelerator.num_processes
         owner = [i for i, tree in enumerate(probes.trees) for _ in tree.responses]
         self._rows = [n for n, tree in enumerate(owner) if tree % count == rank]
         self._engine, self._accelerator = engine, accelerator
-        self.scorer = probes.scorer(compute["batch_tokens"], rank, count)
+        self.scorer = probes.scorer(compute["batch_tokens"], rank, count, by_token)
         # Where weights are sharded, every forward pass is a meeting of all processes.
         self._passes = max(gather_object([len(self.scorer)]) if count > 1 else [0])
         self._filler = probes.trees[:1]

@@ -192,12 +192,13 @@ class Study:
         """The runs that use ``algorithm``."""
         return [name for name, run in self.runs.items() if run["algorithm"] == algorithm]
 
-    def instances(self, algorithm: str) -> list[tuple[bool, list[str]]]:
-        """``(whether single updates are measured, runs)`` of each instance of the finetuning rule:
-        a rule's outputs are fixed, and those runs leave one more file behind."""
-        found: dict[bool, list[str]] = {}
+    def instances(self, algorithm: str) -> list[tuple[tuple[str, ...], list[str]]]:
+        """``(files, runs)`` of each instance of the finetuning rule: a rule's outputs are fixed,
+        and its runs leave these files behind besides, of ``proxies`` and ``tokens``."""
+        found: dict[tuple[str, ...], list[str]] = {}
         for name in self.runs_of(algorithm):
-            found.setdefault(bool(self.runs[name]["proxies"]), []).append(name)
+            files = tuple(file for file in ("proxies", "tokens") if self.runs[name][file])
+            found.setdefault(files, []).append(name)
         return list(found.items())
 
     @property

@@ -35,11 +35,22 @@ class ProbeTrees:
     end_of_text: int
     count_end: bool
 
-    def scorer(self, batch_tokens: int, first: int = 0, every: int = 1) -> Scorer:
+    def scorer(
+        self, batch_tokens: int, first: int = 0, every: int = 1, by_token: bool = False
+    ) -> Scorer:
         """What scores them along a run, in batches of at most ``batch_tokens`` tokens: all trees,
         or one process's share of them."""
         trees = self.trees[first::every]
-        return Scorer(trees, batch_tokens, self.end_of_text, self.count_end)
+        return Scorer(trees, batch_tokens, self.end_of_text, self.count_end, by_token)
+
+    def first(self, examples: int | None) -> tuple[list[int], list[int]]:
+        """Numbers of the trees of the first ``examples`` probed training prompts (None: of all
+        prompts of both splits), and of their responses' rows of ``identity``."""
+        starts = np.cumsum([0, *(len(tree.responses) for tree in self.trees)])
+        splits = self.identity["split"].to_numpy()
+        train = [i for i, at in enumerate(starts[:-1]) if splits[at] == "train"]
+        chosen = list(range(len(self.trees))) if examples is None else train[:examples]
+        return chosen, [n for i in chosen for n in range(starts[i], starts[i + 1])]
 
 
 def probe_trees(probes: pd.DataFrame, codec: Codec) -> ProbeTrees:

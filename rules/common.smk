@@ -58,7 +58,7 @@ TABLE_NAMES = [
     "fingerprint",
     "residuals",
     "coefficients",
-    *(["dose"] if "dose" in FIGURE_NAMES else []),
+    *[name for name in ("dose", "mass") if name in FIGURE_NAMES],
     *(["algorithms", "verdicts"] if "algorithms" in FIGURE_NAMES else []),
     *(["forget", "forgetting"] if "forget" in FIGURE_NAMES else []),
     *(["forks", "fork_parts"] if "forks" in FIGURE_NAMES else []),

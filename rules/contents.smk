@@ -69,6 +69,16 @@ def update_files(figure, name, model=None):
     ]
 
 
+def token_files():
+    """The tables of tokens of figures.tokens' runs."""
+    spec = STUDY.config["figures"]["tokens"]
+    return [
+        f"{run_folder(spec['dataset'], spec['model'], run, seed)}/tokens.parquet"
+        for run in spec["runs"].values()
+        for seed in STUDY.seeds_of("tokens")
+    ]
+
+
 def base_models(figure, model=None):
     """The base models of a figure, whose config.json says how many logits there are."""
     name = model or STUDY.config["figures"][figure]["model"]

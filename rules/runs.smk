@@ -55,13 +55,17 @@ use rule score_reference as score_reference_of_base with:
         texts=texts_of,
 
 
+# What an instance's name says of the files that its runs leave besides.
+EXTRA = {"proxies": "_measured", "tokens": "_by_token"}
+
+
 for algorithm, short in STUDY.algorithms.items():
-    # Runs that measure single updates are a separate instance, for a rule's outputs are fixed.
-    for measured, names in STUDY.instances(algorithm):
+    # Runs that leave more files behind are separate instances, for a rule's outputs are fixed.
+    for extra, names in STUDY.instances(algorithm):
 
         rule:
             name:
-                f"finetune_{short}" + ("_measured" if measured else "")
+                f"finetune_{short}" + "".join(EXTRA[file] for file in extra)
             input:
                 init=init_model,
                 reference=reference_of,
@@ -78,7 +82,7 @@ for algorithm, short in STUDY.algorithms.items():
                 model=directory(f"{RUN}/model"),
                 # Its models at epochs where others start, or where answers are written.
                 kept=directory(f"{RUN}/checkpoints"),
-                proxies=[f"{RUN}/proxies.parquet"] if measured else [],
+                extra=[f"{RUN}/{file}.parquet" for file in extra],
             log:
                 f"{RESULTS}/logs/finetune/{{dataset}}/{{model}}/{{run}}/seed{{seed}}.log",
             wildcard_constraints:

@@ -107,7 +107,7 @@ def test_every_kind_has_a_cost_by_its_rules_wildcards():
     home = {"home": "toy-neox/seed3", "dataset": "toyworld"}
     for kind in ("sample_probes", "score_reference", "generate_answers"):
         assert costs.of(kind, home) == costs.of(kind, {**PLACE, "run": "sft", "at": ""})
-    for kind in ("pretrain_model", "measure_one_step"):
+    for kind in ("pretrain_model", "measure_one_step", "measure_mass"):
         assert costs.of(kind, PLACE).seconds > 0
     assert costs.of("measure_kernel", {"home": "toy-kernel/seed0", "dataset": "toyworld"}).seconds
     for kind in ("learn_digits", "track_entk"):

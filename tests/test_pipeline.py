@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from learning_dynamics import warm
+from learning_dynamics import token_trajectory, warm
 from learning_dynamics.claims import CLAIMS
 from learning_dynamics.probe import RESPONSE_TYPES
 
@@ -108,6 +108,10 @@ def test_every_output_is_there_and_whole(finished):
     assert list(rates["epoch"].unique()) == [0, 0.5, 1] and (rates["n"] > 0).all()
     written = pd.read_csv(finished / "tables/hallucination.csv")
     assert set(written["role"]) == {"sft", "dpo", "extend", "continued", "coinflip"}
+    mass = pd.read_csv(finished / "tables/mass.csv")
+    assert set(mass["kind"]) == {"dpo", "coinflip", "sft"} and mass["seeds"].max() == 2
+    tokens = token_trajectory.read(finished / RUNS / "dpo/seed0/tokens.parquet")
+    assert tokens.groupby("step").size().eq(6 * 13).all()
     kept = finished / RUNS / "dpo/seed0/checkpoints"
     assert [path.name for path in kept.glob("[!.]*")] == ["epoch0.5"]
     switches = pd.read_csv(finished / "tables/confounds.csv")
@@ -204,11 +208,11 @@ def test_a_changed_beta_reruns_only_dpo_and_what_follows(finished, tmp_path):
     overlay.write_text(yaml.safe_dump({"runs": {"dpo": {"beta": 0.3}}}))
     output = snakemake(finished, "-n", config=[STUDY, overlay])
     assert rules_of(output) == {
-        "all", "finetune_dpo", "make_changes", "make_claims", "draw_claims", "draw_squeeze",
-        "publish_figure", "publish_table", "make_confounds", "draw_confounds", "draw_sft",
-        "draw_dpo", "draw_extend", "draw_dpo_models", "draw_sft_then_dpo", "draw_pipelines",
-        "generate_answers", "judge_answers", "make_winrate", "draw_winrate",
-        "make_hallucination", "draw_hallucination",
+        "all", "finetune_dpo_by_token", "make_changes", "make_claims", "draw_claims",
+        "draw_squeeze", "publish_figure", "publish_table", "make_confounds", "draw_confounds",
+        "draw_sft", "draw_dpo", "draw_extend", "draw_dpo_models", "draw_sft_then_dpo",
+        "draw_pipelines", "generate_answers", "judge_answers", "make_winrate", "draw_winrate",
+        "make_hallucination", "draw_hallucination", "draw_tokens",
     }  # fmt: skip
 
 
@@ -253,14 +257,14 @@ def test_a_killed_run_ends_with_the_same_trajectory(finished, tmp_path, kill):
     folder = tmp_path / "study"
     shutil.copytree(finished, folder, symlinks=True)
     target = RUNS / "dpo/seed0/trajectory.parquet"
-    whole = [str(target), "--allowed-rules", "finetune_dpo"]
+    whole = [str(target), "--allowed-rules", "finetune_dpo_by_token"]
     snakemake(folder, *whole, config=[STUDY, overlay])
     unbroken = (folder / target).read_bytes()
     training = pd.read_parquet(folder / target.parent / "training.parquet")
     assert training["step"].iloc[-1] == 240
 
     broken = subprocess.Popen(
-        command(folder, *whole, "--forcerun", "finetune_dpo", config=[STUDY, overlay]),
+        command(folder, *whole, "--forcerun", "finetune_dpo_by_token", config=[STUDY, overlay]),
         env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         start_new_session=True,
     )  # fmt: skip
@@ -296,7 +300,8 @@ def test_dry_runs_as_typed():
     plan()
     paper = plan("figures/squeeze.pdf", "--profile", "slurm")
     chain = {"fetch_data_file", "fetch_model", "build_pairs", "build_probes", "finetune_sft",
-             "score_reference", "finetune_dpo", "measure_one_step", "draw_squeeze"}  # fmt: skip
+             "score_reference", "finetune_dpo", "finetune_dpo_by_token", "measure_one_step",
+             "draw_squeeze"}  # fmt: skip
     assert chain <= rules_of(paper)
     assert "toy" not in paper
     plan("figures/dose.pdf", "--profile", "local")

@@ -71,8 +71,8 @@ def test_defaults_are_filled():
         "algorithm": "dpo", "init": "sft", "epochs": 3, "lr": 1e-4, "batch_size": 4,
         "accumulate": 1, "optimizer": "rmsprop", "warmup": 150, "clip": 10.0, "lora": None,
         "checkpointing": False, "length_buckets": 1, "direction": "loss", "proxies": None,
-        "probe_every": 25, "checkpoint_every": 250, "rows": "pairs", "labels": "given",
-        "negative": "all", "beta": 0.1,
+        "tokens": {"examples": 50}, "probe_every": 25, "checkpoint_every": 250, "rows": "pairs",
+        "labels": "given", "negative": "all", "beta": 0.1,
     }  # fmt: skip
     assert study.runs["sft"]["probe_every"] == 20  # its own, not the default
 
@@ -200,8 +200,9 @@ def test_run_graph(tmp_path):
     assert study.checkpoints("late") == []
     assert {"sft", "sft-extend", "on-chosen", "long"} <= set(study.runs_of("sft"))
     outputs = dict(study.instances("sft"))
-    assert outputs[True] == [n for n in study.runs_of("sft") if study.runs[n]["proxies"]]
-    assert sorted(outputs[True] + outputs[False]) == sorted(study.runs_of("sft"))
+    measured = [n for n in study.runs_of("sft") if study.runs[n]["proxies"]]
+    assert outputs["proxies",] == measured and outputs["tokens",] == ["sft"]
+    assert sorted(n for runs in outputs.values() for n in runs) == sorted(study.runs_of("sft"))
     assert "late" in study.runs_of("dpo")
     assert {"sft": "sft", "dpo": "dpo"}.items() <= study.algorithms.items()
 
@@ -482,6 +483,11 @@ WRONG = {
     " figures: {entk_proxies: {runs: [on-chosen, twin]}}}": (
         "figures.entk_proxies.runs: 'twin': trains on chosen as 'on-chosen' does"
     ),
+    "figures: {tokens: {runs: {sft: sft-long}}}": (
+        "figures.tokens.runs.sft: 'sft-long': keeps no log-probs of tokens; expected a run with"
+    ),
+    "runs: {sft: {tokens: true}}": "runs.sft.tokens: True: expected type object or null",
+    "figures: {mass: {one_step: {batches: 1}}}": "figures.mass.one_step.batches: 1: expected at le",
     "figures: {entk_proxies: {kernel: {model: gpt}}}": (
         "figures.entk_proxies.kernel.model: 'gpt': not defined"
     ),

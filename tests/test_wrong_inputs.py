@@ -478,6 +478,12 @@ MODEL_CASES = {
          "--batch-size", 2, "--out", "out/one-step.parquet"),
         "one_step: 5 batches of 2 need 10", "the data set has 8",
     ),
+    "mass-pairs": (
+        ("measure_mass", "--model", "model", "--model-spec", MODEL, "--compute", COMPUTE,
+         "--texts", TEXTS, "--pairs", "pairs.parquet", "--seed", 0, "--batches", 3,
+         "--batch-size", 4, "--out", "out/mass.parquet"),
+        "figures.mass.one_step: 3 batches of 4 need 12", "the data set has 8",
+    ),
     "hub-model": (
         ("fetch_model", "--spec", {"hub": "no/such-model", "revision": "0" * 40},
          "--out", "out/model"),

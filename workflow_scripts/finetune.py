@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from learning_dynamics import parallel, trajectory, usage
+from learning_dynamics import parallel, token_trajectory, trajectory, usage
 from learning_dynamics.algorithms import algorithm
 from learning_dynamics.command import add_model, load_model
 from learning_dynamics.errors import run_script
@@ -118,6 +118,8 @@ def main() -> None:
             write_table(args.out / "written.parquet", tables["written"])
         if "proxies" in tables:
             write_table(args.out / "proxies.parquet", tables["proxies"])
+        if "tokens" in tables:
+            token_trajectory.write(args.out / "tokens.parquet", tables["tokens"])
         write_json(
             args.out / "run.json",
             {
@@ -141,7 +143,8 @@ def main() -> None:
 
 def complete(folder: Path, mark: str, spec: dict) -> bool:
     """Whether a run's folder has all that a run of this fingerprint writes."""
-    names = [*OUTPUTS, *(["proxies.parquet"] if spec.get("proxies") else [])]
+    extra = [f"{name}.parquet" for name in ("proxies", "tokens") if spec.get(name)]
+    names = [*OUTPUTS, *extra]
     try:
         facts = json.loads((folder / "run.json").read_bytes())
     except (OSError, ValueError):

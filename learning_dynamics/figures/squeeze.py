@@ -14,10 +14,9 @@ from matplotlib.figure import Figure, SubFigure
 from learning_dynamics import dynamics
 from learning_dynamics.dynamics import Trajectories, change, estimate, series
 from learning_dynamics.figures import style
+from learning_dynamics.landing import DEPTH_LABELS, DEPTHS
 
 ROLES = {"dpo": "DPO", "continued": "control: SFT continued", "coinflip": "control: coin-flip DPO"}
-BINS = [0.0, 0.01, 0.05, 0.2, 0.5, 1.0]
-BIN_LABELS = ["<.01", ".01–.05", ".05–.2", ".2–.5", ">.5"]
 PARTS = {
     "label": (style.REJECTED, "y⁻ token"),
     "top_other": (style.GREEDY, "best other token"),
@@ -157,7 +156,7 @@ def _one_step(figure: SubFigure, one_step: Mapping[int, pd.DataFrame]) -> None:
     axes = figure.subplots(1, 3, sharey=True)
     figure.subplots_adjust(left=0.1, right=0.86, top=0.77, bottom=0.22, wspace=0.1)
     table = pd.concat([t.assign(seed=seed) for seed, t in one_step.items()])
-    table["bin"] = pd.cut(table["p_label"], BINS, labels=BIN_LABELS, include_lowest=True)
+    table["bin"] = pd.cut(table["p_label"], DEPTHS, labels=DEPTH_LABELS, include_lowest=True)
     titles = {"dpo": "one DPO step", "coinflip": "one coin-flip DPO step",
               "sft": "one SFT step on y⁺"}  # fmt: skip
     for panel, (kind, title) in zip(axes, titles.items(), strict=True):
@@ -173,7 +172,7 @@ def _one_step(figure: SubFigure, one_step: Mapping[int, pd.DataFrame]) -> None:
             at = np.arange(len(mean)) + (number - 1) * 0.27
             panel.bar(at, mean, 0.26, color=colour, yerr=error,
                       error_kw={"lw": 0.7, "ecolor": "#666666"})  # fmt: skip
-        panel.set_xticks(range(len(BIN_LABELS)), BIN_LABELS)
+        panel.set_xticks(range(len(DEPTH_LABELS)), DEPTH_LABELS)
         panel.set_xlabel("π(y⁻ token) before the step")
     axes[0].set_ylabel("change of mass\n(percentage points)")
     for number, (colour, word) in enumerate(PARTS.values()):

@@ -60,7 +60,7 @@ class Outcome:
 
 def training_rule(study: Study) -> list[str]:
     """Snakemake's words for the watched run alone: the rest is there, made by other settings."""
-    rule = "finetune_leaky_dpo" if study.run.parent.name == "leaky" else "finetune_dpo"
+    rule = "finetune_leaky_dpo" if study.run.parent.name == "leaky" else "finetune_dpo_by_token"
     return [study.target, "--allowed-rules", rule]
 
 
@@ -139,8 +139,8 @@ FAULTS = {
         overlay="long",
         words=(
             "--set-resources",
-            "finetune_dpo:runtime=3",
-            "finetune_dpo:slurm_extra=--signal=TERM@60",
+            "finetune_dpo_by_token:runtime=3",
+            "finetune_dpo_by_token:slurm_extra=--signal=TERM@60",
             "--retries",
             "8",
         ),
