@@ -45,8 +45,9 @@ def summary(tables: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
       (sums over those positions, which add up to 1); ``lemma_…``: the same as Lemma 1 has it;
     * ``explained_p``, ``explained_logp``: 1 − squares left by Lemma 1 ÷ squares left by a constant,
       over the changes of probability, and of log-prob, of all tokens besides the label, summed
-      over all positions; ``explained_p_proportional``: the same of a prediction in which others
-      gain in proportion to what they have; ``…_median``: the median over positions.
+      over all positions. The constant is what the label's own change leaves: an even share of
+      probability, the same change of log-prob. ``explained_p_proportional``: ``explained_p`` of
+      that second constant; ``…_median``: the median over positions.
 
     Args:
         tables: what :func:`mass.measure` gave, by seed.

@@ -94,14 +94,14 @@ def account(before: Tensor, after: Tensor, label: Tensor, chosen: Tensor) -> dic
     for part, value in _parts(lemma, label, greedy, chosen).items():
         if part != "label":  # calibrated to be as measured
             out[f"lemma_{part}"] = value
-    # Changes over the other tokens: how far they are from even, and from what is predicted.
-    outside = others.logsumexp(-1)
-    grown = torch.expm1(_without(after, label).logsumexp(-1) - outside)[:, None]
+    # Changes over the other tokens: how far they are from a constant, and from what is predicted.
+    # The constants are what the label's own change leaves: an even share, or equal growth.
+    growth = (_without(after, label).logsumexp(-1) - others.logsumexp(-1))[:, None]
     logs = after - before
     out["total_p"] = _squares(delta, _even(delta, label), label)
     out["left_p"] = _squares(delta, lemma, label)
-    out["left_p_proportional"] = _squares(delta, before.exp() * grown, label)
-    out["total_logp"] = _squares(logs, _even(logs, label), label)
+    out["left_p_proportional"] = _squares(delta, before.exp() * growth.expm1(), label)
+    out["total_logp"] = _squares(logs, growth, label)
     out["left_logp"] = _squares(logs, lemma_logp - before, label)
     return out
 
@@ -170,7 +170,7 @@ def _without(values: Tensor, token: Tensor, filled: float = -torch.inf) -> Tenso
 
 
 def _even(values: Tensor, label: Tensor) -> Tensor:
-    """The mean over the tokens besides the label, (N, 1): the best constant prediction."""
+    """The mean over the tokens besides the label, (N, 1)."""
     return (_without(values, label, 0.0).sum(-1) / (values.shape[-1] - 1))[:, None]
 
 

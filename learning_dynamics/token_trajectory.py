@@ -75,8 +75,8 @@ class TokenTrajectory:
         count = sum(map(len, self._responses))
         numbers = 2 * count * evaluations
         LOG.info(
-            "tokens.parquet: %d tokens of %d responses at %d evaluations: %d numbers, about %.1f "
-            "MB (2 bytes each; %.1f MB of memory)", count, len(self._responses), evaluations,
+            "tokens.parquet: %d tokens of %d responses at %d evaluations: %d numbers, about %.2f "
+            "MB (2 bytes each; %.2f MB of memory)", count, len(self._responses), evaluations,
             numbers, 2 * numbers / 1e6, 4 * numbers / 1e6,
         )  # fmt: skip
 
@@ -119,7 +119,7 @@ def write(path: str | Path, table: pd.DataFrame) -> None:
         )  # fmt: skip
         size = temporary.stat().st_size
     numbers = sum(int(table[name].map(len).sum()) for name in VALUES)
-    LOG.info("%s: %d numbers, %.1f MB, %.2f bytes a number", path, numbers, size / 1e6,
+    LOG.info("%s: %d numbers, %.2f MB, %.2f bytes a number", path, numbers, size / 1e6,
              size / max(numbers, 1))  # fmt: skip
 
 

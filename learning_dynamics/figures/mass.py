@@ -96,8 +96,9 @@ def _explained(figure: SubFigure, table: pd.DataFrame) -> None:
     axes[0].set_ylabel("share explained (R²)")
     style.heading(figure, "c", "What the softmax alone explains of the change of all other tokens")
     figure.text(0.05, 0.895, "1 − squares left ÷ squares left by a constant, over the vocabulary "
-                "besides y⁻'s token, pooled over positions; dash: median position.\n0: no better "
-                "than an even spread. What lies below the axis is written at its edge.",
+                "besides y⁻'s token, pooled over positions; dash: median position.\nThe "
+                "constant: an even share of probability, an equal change of log-prob. What lies "
+                "below the axis is written at its edge.",
                 fontsize=6.3, va="top", color="#444444")  # fmt: skip
     at = 0.05
     for colour, mark, word in PREDICTIONS.values():

@@ -71,7 +71,7 @@ def _means(moved: Moved, column: str, by: str, group: str) -> dict[str, Estimate
 
 def _one_run(figure: SubFigure, letter: str, word: str, moved: Moved) -> None:
     place, kind = figure.subplots(1, 2, gridspec_kw={"width_ratios": [1, 1.25]})
-    figure.subplots_adjust(left=0.075, right=0.985, top=0.82, bottom=0.22, wspace=0.2)
+    figure.subplots_adjust(left=0.09, right=0.985, top=0.82, bottom=0.22, wspace=0.2)
     for group, (colour, _) in GROUPS.items():
         for column, line in (("change", "-"), ("greedy_change", "--")):
             if column == "greedy_change" and group == "other":
