@@ -32,8 +32,8 @@ from learning_dynamics.rows import Rows
 from learning_dynamics.scoring import Tree
 from learning_dynamics.trained import Trained
 
-SPEC = {"optimizer": "rmsprop", "lr": 1e-6, "beta": 0.1, "clip": 10.0, "batch_size": 4,
-        "accumulate": 1}  # fmt: skip
+SPEC = {"optimizer": "rmsprop", "direction": "loss", "lr": 1e-6, "beta": 0.1, "clip": 10.0,
+        "batch_size": 4, "accumulate": 1}  # fmt: skip
 PEERS = {"dpo": ["TRL", "TRL, reference precomputed"], "sft": ["TRL, packing"]}
 BASE = "naive fp32"  # in bf16 races, too
 FLOORS = ["limit", "optimiser alone"]

@@ -39,12 +39,12 @@ def main() -> None:
     out = folder / job["out"]
     original, cuts, done = loop.update, list(job["cuts"]), []
 
-    def update(learner: loop.Learner, rows: object, numbers: list[int]) -> dict:
+    def update(*given: object) -> dict:
         done.append(1)
         if cuts and len(done) == cuts[0]:
             cuts.pop(0)
             raise Cut
-        return original(learner, rows, numbers)
+        return original(*given)
 
     loop.update = update
     while True:
