@@ -90,9 +90,9 @@ def changed(draw: Any, tree: Any, changes: int = 3, rename: bool = True) -> Any:
         elif isinstance(node, dict) and how == "rename" and rename:
             node[draw(names)] = node.pop(last)
         elif isinstance(node, dict) and how == "add":
-            node[draw(names)] = draw(values)
+            node[draw(names)] = _copy(draw(values))  # the next change may be inside it
         else:
-            node[last] = draw(values)
+            node[last] = _copy(draw(values))
     return tree
 
 
