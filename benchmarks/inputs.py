@@ -19,9 +19,10 @@ VOCABULARY = 50_304
 # A vocabulary whose mean response on the HH probes is as long as under Pythia's tokenizer.
 TOKENS = 8_000
 PYTHIA = "prompt 120, response 61"
-# hidden, layers, heads, intermediate: Pythia's shapes, and one for tests.
+# hidden, layers, heads, intermediate: one for tests, the toy study's, Pythia's.
 SHAPES = {
     "tiny": (64, 2, 4, 128),
+    "toy": (128, 3, 4, 512),
     "70m": (512, 6, 8, 2048),
     "410m": (1024, 24, 16, 4096),
 }

@@ -10,7 +10,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from benchmarks import gpu, harness, inputs, linear, scoring, training
+from benchmarks import gpu, harness, influence, inputs, linear, scoring, training
 from benchmarks.limit import Products
 from benchmarks.peers import naive_scores, rows_of
 from learning_dynamics.probe import RESPONSE_TYPES
@@ -165,6 +165,21 @@ def test_linear(args, model, tmp_path, text):
     assert linear.report(found).count("1.25") == 10
     linear.draw(found, tmp_path / "linear.png")
     assert (tmp_path / "linear.png").stat().st_size > 5000
+
+
+def test_influence(args):
+    """Every method takes part and predicts the same update as float64; the table says so."""
+    args.vocabulary, args.threads = VOCABULARY, torch.get_num_threads()
+    args.prompts, args.rounds, args.methods = 2, 1, influence.METHODS
+    found = influence.time_all(args)
+    assert list(found["seconds"]) == influence.CONTESTANTS
+    assert found["responses"] == 26
+    errors = {name: error["median"] for name, error in found["errors"].items()}
+    assert errors[influence.FORWARD] < 1e-3 and errors[influence.DOTS] < 1e-3
+    assert errors[influence.DEFAULT] < 1e-2 and errors["measured change"] < 0.5
+    shown = influence.report("tuned", found)
+    assert all(name in shown for name in influence.CONTESTANTS)
+    assert f"{errors[influence.DEFAULT]:.1e}" in shown
 
 
 def test_contestants_take_turns():
