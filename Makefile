@@ -1,6 +1,7 @@
 # make figures/squeeze.pdf                              the embedded study, from nothing
 # make figures/squeeze.pdf STUDY=hh-local DATA=path     another study, your own file
 # make tables/published.csv PUBLISHED=folder            published runs, imported
+# make figures/claims.pdf STUDY=own PUBLISHED=folder    trajectories of your own training
 # make tables                                           tables of the study; prints claims, data card
 # make confounds                                        figures/confounds.pdf; prints what is behind it
 # make algorithms                                       figures/algorithms.pdf, forget.pdf; the same

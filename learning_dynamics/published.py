@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from learning_dynamics import trajectory
 from learning_dynamics.errors import InputError
-from learning_dynamics.known import known_runs
+from learning_dynamics.known import METRICS, known_runs
 
 TYPES = ["chosen", "chosen_initial", "chosen_gptsemantic", "chosen_gptformat", "rejected",
          "reject_gptsemantic", "reject_gptformat", "irr_train", "irr_test", "irr_hum",
@@ -32,6 +32,7 @@ SCHEMA = pa.schema(
         *trajectory.SCHEMA,
         ("n_examples", pa.int32()),  # 1, or 500 where the row is a mean over the probes
         ("A_o", pa.float64()),  # as published: sqrt(V (mean ‖π‖₂)² + V − 2)
+        ("conversation", pa.string()),  # names the example's; null: not known
     ]
 )
 LOGP, A_O = "logps_eval_prob_train/{}", "{}_A_o"
@@ -164,7 +165,7 @@ def import_run(
             cannot give, or evaluations that do not fall on whole updates.
     """
     folder = Path(folder)
-    path = folder / "prob_train_metrics.json"
+    path = folder / METRICS
     rows = read_metrics(path)
     keys = list(rows[0])
     known = known_runs().get(folder.resolve().name, {})
@@ -196,6 +197,7 @@ def import_run(
     table["step"] = table["examples"] // (batch_size or pd.NA)
     table["epoch"] = table["examples"].astype("Float64") / DATA_ROWS.get(known.get("data"), pd.NA)
     table["attempt"] = number + 1
+    table["conversation"] = None
     return table.reindex(columns=SCHEMA.names).astype({"epoch": "float64"})
 
 

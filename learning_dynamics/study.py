@@ -15,6 +15,7 @@ from learning_dynamics.algorithms import Algorithm
 from learning_dynamics.config import SCHEMA, Sources, load_config, read_yaml
 from learning_dynamics.consistency import check, complete
 from learning_dynamics.errors import run_script
+from learning_dynamics.known import METRICS, TRAJECTORY, facts_of
 from learning_dynamics.runs import Runs
 
 __all__ = ["SWITCHES", "Study", "load_config"]
@@ -77,33 +78,48 @@ class Study:
         return {k: v for k, v in self.datasets[dataset].items() if k in keys}
 
     def published_runs(self) -> dict[str, str]:
-        """Result folders of the reference implementation below the configured folder, by name."""
+        """The runs below the configured folder, by name: result folders of the reference
+        implementation, and folders with a trajectory of anyone's training."""
         folder = self.config["published"]
         if folder is None:
+            if not self.config["claims"]["evaluate"]:
+                self._fail(
+                    ("claims", "evaluate"),
+                    "[]: this study shows imported runs alone, and there are none; expected "
+                    "published: a folder of them (make PUBLISHED=folder)",
+                )
             return {}
-        found = sorted(Path(folder).glob("*/prob_train_metrics.json"))
+        holds = [path.parent for name in (METRICS, TRAJECTORY) for path in
+                 Path(folder).glob(f"*/{name}")]  # fmt: skip
+        found = sorted(set(holds))
         if not found:
             self._fail(
                 ("published",),
-                f"{folder!r}: holds no run; expected folders with a prob_train_metrics.json",
+                f"{folder!r}: holds no run; expected folders with a {METRICS} or a {TRAJECTORY}",
             )
-        for name in (path.parent.name for path in found):
+        for name in (path.name for path in found):
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
                 self._fail(
                     ("published",),
                     f"{folder!r}: run {name!r}: expected a folder named in letters, digits, '.', "
                     "'_' and '-', a letter or digit first, 100 at most",
                 )
-        return {path.parent.name: str(path.parent) for path in found}
+        return {path.name: str(path) for path in found}
+
+    def published_facts(self) -> dict[str, dict]:
+        """What is known of those runs, by name, as planning and claims need it."""
+        known = {name: facts_of(folder) for name, folder in self.published_runs().items()}
+        keys = ("own", "group", "model", "role", "algorithm", "lr", "seed")
+        return {name: {k: one[k] for k in keys if k in one} for name, one in known.items()}
 
     def published_of(self, algorithm: str) -> list[str]:
-        """The configured published runs of ``algorithm`` (a fork's own ``…_dpo`` is a dpo) that
-        published_runs.yaml knows, and all those that it does not know."""
-        known = read_yaml(Path(__file__).with_name("published_runs.yaml"))
+        """The configured imported runs of ``algorithm`` (a fork's own ``…_dpo`` is a dpo), and all
+        those that are not known to be of SFT or DPO."""
+        known = {n: str(one.get("algorithm")) for n, one in self.published_facts().items()}
         return [
             name
-            for name in self.published_runs()
-            if name not in known or str(known[name]["algorithm"]).endswith(algorithm)
+            for name, one in known.items()
+            if one.endswith(algorithm) or not one.endswith(("sft", "dpo"))
         ]
 
     def own_functions(self) -> list[str]:

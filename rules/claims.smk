@@ -24,7 +24,11 @@ rule make_claims:
             one_steps() if any(one["one_step"] for one in claim_columns()) else []
         ),
         published=expand(f"{RESULTS}/published/{{name}}.parquet", name=PUBLISHED),
-        winrate=(f"{RESULTS}/tables/winrate.csv" if "winrate" in FIGURE_NAMES else []),
+        winrate=(
+            f"{RESULTS}/tables/winrate.csv"
+            if "winrate" in FIGURE_NAMES and claim_columns()
+            else []
+        ),
     output:
         claims=f"{RESULTS}/claims.parquet",
         markdown=f"{RESULTS}/claims.md",
@@ -44,12 +48,13 @@ rule make_claims:
         published=lambda wildcards, input: [
             f"{name}={path}" for name, path in zip(PUBLISHED, input.published)
         ],
+        facts=lambda wildcards: json.dumps(PUBLISHED_FACTS),
         winrate=lambda wildcards, input: (
             ["--winrate", input.winrate] if input.winrate else []
         ),
     shell:
         "{params.script} --study {params.study:q} --results {params.root:q}"
-        " --published {params.published:q} {params.winrate:q}"
+        " --published {params.published:q} --facts {params.facts:q} {params.winrate:q}"
         " --out {output.claims:q} --parts {output.parts:q} --markdown {output.markdown:q}"
         " --log {log:q}"
 

@@ -26,8 +26,9 @@ from learning_dynamics.study import Study
 tell(config, workflow.global_resources.get("cards").value)
 try:
     STUDY = Study(config, [ROOT / "config.yaml", *workflow.overwrite_configfiles])
-    # Result folders of the reference implementation, by name.
+    # Imported runs: folders by name, and what is known of them.
     PUBLISHED = STUDY.published_runs()
+    PUBLISHED_FACTS = STUDY.published_facts()
 except InputError as error:
     fail(error)
 

@@ -58,7 +58,7 @@ def curve_figure(figure):
 
 
 def published_study(role):
-    """The study's own runs beside the published ones."""
+    """The study's own runs beside the imported ones; none where it judges none of its own."""
     spec = STUDY.config["figures"]["squeeze"]
     dataset, model = spec["dataset"], spec["model"]
     return {
@@ -66,7 +66,7 @@ def published_study(role):
         "seeds": STUDY.seeds,
         "dataset": dataset,
         "model": model,
-        "datasets": [dataset],
+        "datasets": [dataset] if STUDY.config["claims"]["evaluate"] else [],
         "models": [model],
         "chains": {role: [(spec["runs"][role], None)]},
     }
@@ -129,7 +129,9 @@ for panels, names in PUBLISHED_RUNS.items():
                 f"draw_published_{panels}"
             input:
                 published=expand(f"{RESULTS}/published/{{name}}.parquet", name=names),
-                ours=trajectories("squeeze", ["dpo" if panels == "dpo" else "sft"]),
+                ours=curve_trajectories(
+                    published_study("dpo" if panels == "dpo" else "sft")
+                ),
             output:
                 multiext(f"{RESULTS}/figures/published-{panels}", ".pdf", ".png"),
             log:

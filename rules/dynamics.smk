@@ -123,7 +123,7 @@ rule make_confounds:
 
 
 rule import_published:
-    """A result folder of the reference implementation as a trajectory."""
+    """A result folder of the reference implementation, or of anyone's training, as a trajectory."""
     input:
         folder=lambda wildcards: PUBLISHED[wildcards.name],
     output:

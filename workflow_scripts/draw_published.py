@@ -1,5 +1,4 @@
-"""Draw imported runs of the reference implementation, one row each, and the study's own beside
-them: figures/published-<panels>."""
+"""Draw imported runs, one row each, and the study's own beside them: figures/published-<panels>."""
 
 import argparse
 import json
@@ -10,9 +9,8 @@ from learning_dynamics.figures import dpo_models, rephrase, sft_models, style
 from learning_dynamics.files import read_table
 
 PANELS = {"sft": sft_models, "dpo": dpo_models, "rephrase": rephrase}
-TITLES = {"sft": "SFT in the published runs, and ours",
-          "dpo": "DPO in the published runs, and ours",
-          "rephrase": "Rephrases under SFT in the published runs, and ours"}  # fmt: skip
+TITLES = {"sft": "SFT in the imported runs", "dpo": "DPO in the imported runs",
+          "rephrase": "Rephrases under SFT in the imported runs"}  # fmt: skip
 
 
 def main() -> None:
@@ -27,10 +25,12 @@ def main() -> None:
     for name, path in (run.split("=", 1) for run in args.runs):
         table = read_table(path, ["evaluation", *inputs.CURVE_NEEDS])
         rows[name] = [{0: inputs.curve_columns(table)}]
-    (ours,) = inputs.chains(args.results, args.study).values()
-    for role, chain in ours.items():
-        rows[f"ours: {args.study['study']}, {role}"] = chain
-    figure = PANELS[args.panels].draw(args.study, rows, TITLES[args.panels])
+    title = TITLES[args.panels]
+    for ours in inputs.chains(args.results, args.study).values():
+        title += ", and ours"
+        for role, chain in ours.items():
+            rows[f"ours: {args.study['study']}, {role}"] = chain
+    figure = PANELS[args.panels].draw(args.study, rows, title)
     style.save(figure, args.out)
 
 

@@ -15,6 +15,7 @@ def main() -> None:
     parser.add_argument("--study", type=json.loads, required=True, help="its columns, as JSON")
     parser.add_argument("--results", required=True, help="the study's results folder")
     parser.add_argument("--published", nargs="*", default=[], help="name=trajectory.parquet ...")
+    parser.add_argument("--facts", type=json.loads, default={}, help="what is known of those, JSON")
     parser.add_argument("--winrate", help="table of win rates (csv)")
     parser.add_argument("--out", required=True, help="output: claims (parquet)")
     parser.add_argument("--parts", required=True, help="output: their parts (csv)")
@@ -24,10 +25,11 @@ def main() -> None:
     columns = [
         recorded.column(args.results, args.study, spec, win_rates) for spec in args.study["columns"]
     ]
-    needs = ["evaluation", "step", "examples", "split", "example_id", "response_type", "logp"]
+    needs = ["evaluation", "step", "examples", "split", "example_id", "response_type", "logp",
+             "conversation"]  # fmt: skip
     runs = dict(run.split("=", 1) for run in args.published)
     runs = {name: read_table(path, needs) for name, path in runs.items()}
-    claims, parts = tables([*columns, *imported.columns(runs)])
+    claims, parts = tables([*columns, *imported.columns(runs, args.facts)])
     write_table(args.out, claims)
     with atomic(args.parts) as temporary:
         parts.to_csv(temporary, index=False, float_format="%.6g")

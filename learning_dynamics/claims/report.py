@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from learning_dynamics.claims.evidence import VALLEY
+from learning_dynamics.claims.imported import OWN
 from learning_dynamics.claims.inference import NOT_TESTABLE
 from learning_dynamics.dynamics import Trajectories, series
 
@@ -33,7 +34,7 @@ def as_markdown(claims: pd.DataFrame, parts: pd.DataFrame) -> str:
     ]
     for row in claims.to_dict("records"):
         where = f"{row['dataset']}, {row['model']}"
-        where += " (published)" if row["origin"] == "published" else ""
+        where += f" ({row['origin']})" if row["origin"] in ("published", OWN) else ""
         head = f"| {row['claim']}: {row['words']} | {where} "
         if row["verdict"] == NOT_TESTABLE:
             lines.append(f"{head}| – | – | – | – | – | – | not testable: lacks {row['missing']} |")

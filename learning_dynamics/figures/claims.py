@@ -5,6 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from learning_dynamics.claims.imported import OWN
 from learning_dynamics.claims.inference import CONTRADICTED, NOT_TESTABLE, SUPPORTED, UNDECIDED
 from learning_dynamics.claims.report import number
 from learning_dynamics.figures import style
@@ -45,7 +46,7 @@ def draw(study: dict, table: pd.DataFrame) -> Figure:
     axes.set_ylim(len(claims) - 0.5, -0.5)
     axes.set_axis_off()
     for x, (origin, dataset, model) in enumerate(columns):
-        head = "published runs" if origin == "published" else f"study {origin}"
+        head = {"published": "published runs", OWN: OWN}.get(origin, f"study {origin}")
         axes.text(x + 0.5, -0.75, f"{head}\n{dataset}\n{_wrapped(model)}", ha="center",
                   va="bottom", fontsize=6.5)  # fmt: skip
     counts = [f"{word} {(table['verdict'] == word).sum()}" for word in LOOKS]
