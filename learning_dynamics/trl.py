@@ -191,10 +191,10 @@ class DynamicsCallback(TrainerCallback):
         if not self._knows_start:
             metrics["logp_greedy0"] = np.full_like(metrics["logp_greedy0"], np.nan)
         self._last = step = state.global_step
-        rows = _rows(kwargs.get("train_dataloader"))
-        examples = _consumed(args, state, rows)
+        loader = kwargs.get("train_dataloader")
+        rows = _length(getattr(loader, "dataset", None)) or np.nan
         known = self._trees.identity
-        now = trajectory.evaluation(known, metrics, step, examples, rows or np.nan)
+        now = trajectory.evaluation(known, metrics, step, _consumed(args, state, loader), rows)
         self._tables.append(now)
         self._spent += time.monotonic() - tick
 
@@ -275,23 +275,27 @@ class DynamicsCallback(TrainerCallback):
             self._scorer.greedy0 = tokens
 
 
-def _rows(dataloader: Any) -> int | None:
-    """Rows of the training set, where it has a length."""
+def _length(sized: Any) -> int | None:
+    """Rows of a data set, or batches of its loader, where it has a length."""
     try:
-        return len(dataloader.dataset) or None
+        return len(sized) or None
     except (TypeError, AttributeError):
         return None
 
 
-def _consumed(args: TrainingArguments, state: TrainerState, rows: int | None) -> int:
+def _consumed(args: TrainingArguments, state: TrainerState, loader: Any) -> int:
     """Training rows consumed: whole passes, and of the last one its batches so far (the trainer
-    counts ``epoch`` in batches, of which the last may hold fewer rows)."""
+    counts ``epoch`` in batches, of which the last may hold fewer rows). A trainer that repeats its
+    rows, as GRPO answers each prompt several times, has consumed that share of them."""
+    rows, batches = _length(getattr(loader, "dataset", None)), _length(loader)
     batch = args.train_batch_size * args.world_size
-    if rows is None:
+    if rows is None or batches is None:
         return state.global_step * batch * args.gradient_accumulation_steps
     cut = args.dataloader_drop_last and rows >= batch
-    batches, of_pass = (rows // batch, rows // batch * batch) if cut else (-(-rows // batch), rows)
+    of_pass = rows // batch * batch if cut else rows
     passes, done = divmod(round((state.epoch or 0.0) * batches), batches)
+    if batches != -(-of_pass // batch):
+        return passes * rows + round(done / batches * rows)
     return passes * of_pass + min(done * batch, of_pass)
 
 

@@ -188,8 +188,7 @@ def test_rows_consumed(rows, batch, accumulate, drop_last, tmp_path):
 
     class Count(TrainerCallback):
         def on_step_end(self, args, state, control, train_dataloader=None, **_):
-            count = len(train_dataloader.dataset)
-            found.append((callback_module._consumed(args, state, count), sum(seen)))
+            found.append((callback_module._consumed(args, state, train_dataloader), sum(seen)))
 
     options = {**QUIET, "per_device_train_batch_size": batch, "num_train_epochs": 3}
     args = transformers.TrainingArguments(
