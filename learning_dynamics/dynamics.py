@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 import pandas as pd
@@ -34,17 +34,21 @@ def resampled_means(arrays: list[np.ndarray], paired: bool = True) -> np.ndarray
     is kept as it is. All arrays share the draw of seeds; ``paired`` arrays are over the same
     examples and share their draw too.
     """
+    examples = [values.shape[1] for values in (arrays[:1] if paired else arrays)]
+    of_seeds, *of_examples = _shares((len(arrays[0]), *examples))
+    if paired:
+        of_examples *= len(arrays)
+    draws = zip(arrays, of_examples, strict=True)
+    return np.stack([((of_seeds @ values) * own).sum(1) for values, own in draws], axis=1)
+
+
+@lru_cache(maxsize=8)
+def _shares(counts: tuple[int, ...]) -> list[np.ndarray]:
+    """For each count the share that every one of so many has in each draw, (4000, count); the
+    draws of one call are independent. Kept, since a study asks for the same ones again and again.
+    """
     rng = np.random.default_rng(0)
-    seeds = len(arrays[0])
-    of_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), DRAWS) / seeds
-    out = []
-    for number, values in enumerate(arrays):
-        if number == 0 or not paired:
-            examples = values.shape[1]
-            shares = np.full(examples, 1 / examples)
-            of_examples = rng.multinomial(examples, shares, DRAWS) / examples
-        out.append(((of_seeds @ values) * of_examples).sum(1))
-    return np.stack(out, axis=1)
+    return [rng.multinomial(count, np.full(count, 1 / count), DRAWS) / count for count in counts]
 
 
 def interval(draws: np.ndarray) -> tuple[float, float]:
@@ -90,14 +94,17 @@ def series(
     Raises:
         InputError: when the trajectory has no such rows.
     """
-    rows = trajectory[(trajectory["response_type"] == kind) & (trajectory["split"] == split)]
-    if rows.empty:
+    of_split = (trajectory["split"] == split).to_numpy()
+    here = (trajectory["response_type"] == kind).to_numpy()[of_split]
+    if not here.any():
         raise InputError(f"trajectory: no rows of response_type {kind!r} in split {split!r}")
     # Imported runs may hold means alone, without an example_id: one column, "mean".
-    rows = rows.assign(example_id=rows["example_id"].fillna("mean"))
-    table = rows.pivot(index="step", columns="example_id", values=column)
-    examples = trajectory.loc[trajectory["split"] == split, "example_id"].fillna("mean").unique()
-    return table.index.to_numpy(), table.reindex(columns=np.sort(examples)).to_numpy()
+    ids = trajectory["example_id"][of_split].fillna("mean")
+    number, examples = ids.factorize(sort=True)
+    steps, time = np.unique(trajectory["step"].to_numpy()[of_split][here], return_inverse=True)
+    values = np.full((len(steps), len(examples)), np.nan)
+    values[time, number[here]] = trajectory[column].to_numpy()[of_split][here]
+    return steps, values
 
 
 def last_step(trajectory: pd.DataFrame) -> int:

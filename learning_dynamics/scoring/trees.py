@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 # Tokens of a tree, and on average of its prompt and responses, up to which it is attended whole.
-SHORT_TREE, SHORT_SEGMENT = 256, 32
+SHORT_TREE, SHORT_SEGMENT = 512, 32
 
 
 @dataclass(frozen=True)
