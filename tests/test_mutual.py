@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from learning_dynamics import influence, stability
+from learning_dynamics.figures import kernel as figure
+from learning_dynamics.figures import style
 from learning_dynamics.influence import directions, explicit, mutual
 from learning_dynamics.rows import Rows
 from learning_dynamics.scoring import Engine, Tree
@@ -38,18 +40,14 @@ def truth(engine):
     return np.array(rows)
 
 
-@pytest.mark.parametrize("numbers", [1, 7, 1000, 10**9])
+def test_blocks_hold_every_number_once():
+    assert list(mutual._blocks([5, 3, 4], 4)) == [[(0, 0, 4)], [(0, 4, 5), (1, 0, 3)], [(2, 0, 4)]]
+
+
+@pytest.mark.parametrize("numbers", [100, 1000, 10**9])
 def test_gram_is_every_pair_of_gradients(engine, truth, numbers):
-    """Whatever the blocks of parameters: one number, parts of tensors, several, all at once."""
-    if numbers == 1:  # a pass per parameter: the first tensors say as much as all
-        sizes = [5, 3, 4]
-        blocks = list(mutual._blocks(sizes, 4))
-        assert blocks == [[(0, 0, 4)], [(0, 4, 5), (1, 0, 3)], [(2, 0, 4)]]
-        return
-    count = len(truth)
-    if numbers == 7:
-        numbers = sum(p.numel() for p in engine.parameters()) // 7 + 1
-    found = mutual.gram(engine, PROMPTS, most_bytes=8 * count * numbers)
+    """Whatever the blocks of parameters: parts of tensors, several, all at once."""
+    found = mutual.gram(engine, PROMPTS, most_bytes=8 * len(truth) * numbers)
     assert close(found, truth, 1e-9)
     assert (found == found.T).all() and (np.linalg.eigvalsh(found) > -1e-9).all()
 
@@ -85,12 +83,12 @@ def test_measure_leaves_weights_and_end_of_text(engine):
         {"example_id": list("aaabbb"), "response_type": list("xyzxyz"),
          "n_tokens": [2, 1, 5, 3, 1, 4]}
     )  # fmt: skip
-    table = mutual.measure(engine, PROMPTS, identity, 600)
+    table = mutual.measure(engine, PROMPTS, identity, 600, 10**6)
     assert list(table) == stability.COLUMNS and len(table) == 36
     assert all((p == q).all() for p, q in zip(before, engine.parameters(), strict=True))
     sizes = iter(identity["n_tokens"])
     cut = [Tree(t.prompt, [r[: next(sizes)] for r in t.responses]) for t in PROMPTS]
-    found = mutual.gram(engine, cut)
+    found = mutual.gram(engine, cut, 10**9)
     at = table[(table["update_id"] == "b") & (table["update_type"] == "z")]
     assert np.allclose(at["influence"], found[5])
     assert list(at["observed_tokens"]) == list(identity["n_tokens"])
@@ -188,3 +186,31 @@ def test_proxies_are_compared_in_the_kernels_units():
             of["proxy"] = "sign_delta"
             assert value(table, **of, statistic="pairs")["value"] == pytest.approx(rho)
             assert value(table, **of, statistic="sign")["value"] == sign
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_figure_says_what_the_tables_say(tmp_path, count):
+    """With one seed (no intervals, no control) and three; two stages suffice; stages in order, the
+    heat maps below the stairs within prompts, own types of any name."""
+    stages = {
+        name: {s: synthetic(positive(8, 10 * s) + shift * positive(8, 5), "uvwx") for s in
+               range(count)}
+        for name, shift in (("base", 0.0), ("my$run@1", 0.5))
+    }  # fmt: skip
+    tables = [f(stages) for f in (stability.by_types, stability.stability, stability.proxies)]
+    study = {"study": "s", "dataset": "d", "model": "m", "seeds": list(range(count)), "examples": 2}
+    found = figure.draw(study, *tables, None)
+    maps, panels = found.axes[:2], found.axes[3:]  # between them the scale of the colours
+    cosines = tables[0][(tables[0]["stage"] == "base") & (tables[0]["unit"] == "cosine")]
+    grid = np.asarray(maps[0].images[0].get_array())
+    for i, j, scope in ((2, 0, "within"), (0, 2, "between"), (1, 1, "between")):
+        of = {"update": "uvwx"[i], "observed": "uvwx"[j], "scope": scope}
+        assert grid[i, j] == pytest.approx(value(cosines, **of)["value"])
+    along = value(tables[1], compared="stages", scope="within", unit="influence",
+                  statistic="each_update")["value"]  # fmt: skip
+    assert any(np.allclose(line.get_ydata(), [along]) for line in panels[0].get_lines()
+               if len(line.get_ydata()) == 1)  # fmt: skip
+    said = " ".join(text.get_text() for text in found.texts)
+    assert f"ρ = {along:.2f}" in said and ("between seeds" in said) == (count > 1)
+    style.save(found, [tmp_path / "kernel.pdf"])
+    assert (tmp_path / "kernel.pdf").read_bytes()[:5] == b"%PDF-"

@@ -18,23 +18,18 @@ from learning_dynamics.one_update import a_norm_sq, token_log_probs
 from learning_dynamics.scoring import Engine, Tree, residual_norms
 from learning_dynamics.stability import COLUMNS
 
-# Bytes of gradients that are in memory at once; where all of them need more, they are computed anew
-# for every block of parameters.
-MOST_BYTES = {"cpu": 1_000_000_000, "cuda": 8_000_000_000}
 
-
-def gram(engine: Engine, trees: Sequence[Tree], most_bytes: int | None = None) -> np.ndarray:
+def gram(engine: Engine, trees: Sequence[Tree], most_bytes: int) -> np.ndarray:
     """I between all responses of the trees, (responses, responses), symmetric, float64; exact but
     for the rounding of the gradients in the weights' own type.
 
     The sum over parameters is taken block by block: as many numbers of every response's gradient as
-    fit in ``most_bytes`` (default: :data:`MOST_BYTES`), one backward pass per response and block.
+    fit in ``most_bytes``, one backward pass per response and block.
     """
     single = Probes(engine, trees, 1).single
     weights = list(trainable(engine).values())
-    limit = MOST_BYTES[engine.device.type] if most_bytes is None else most_bytes
     total = torch.zeros(len(single), len(single), dtype=torch.float64, device=engine.device)
-    for block in _blocks([p.numel() for p in weights], max(1, limit // (8 * len(single)))):
+    for block in _blocks([p.numel() for p in weights], max(1, most_bytes // (8 * len(single)))):
         leaves = [weights[number] for number, _, _ in block]
         width = sum(stop - start for _, start, stop in block)
         stack = torch.empty(len(single), width, dtype=torch.float64, device=engine.device)
@@ -111,7 +106,11 @@ def small_steps(
 
 
 def measure(
-    engine: Engine, trees: Sequence[Tree], identity: pd.DataFrame, batch_tokens: int
+    engine: Engine,
+    trees: Sequence[Tree],
+    identity: pd.DataFrame,
+    batch_tokens: int,
+    most_bytes: int,
 ) -> pd.DataFrame:
     """Table of :data:`stability.COLUMNS`, one row per ordered pair of responses.
 
@@ -121,6 +120,7 @@ def measure(
         identity: ``example_id, response_type, n_tokens`` of the responses; of each the first
             ``n_tokens`` tokens count.
         batch_tokens: tokens of a scoring batch.
+        most_bytes: of gradients that are in memory at once (:func:`gram`).
     """
     sizes = iter(identity["n_tokens"])
     trees = [Tree(tree.prompt, [r[: next(sizes)] for r in tree.responses]) for tree in trees]
@@ -135,7 +135,7 @@ def measure(
                              ("tokens", "n_tokens"))
     }  # fmt: skip
     values = {
-        "influence": gram(engine, trees).ravel(),
+        "influence": gram(engine, trees, most_bytes).ravel(),
         "a_sq": a_sq[observed],
         "g_sq": g_sq[update],
         "delta_sq": delta_sq.ravel(),
