@@ -41,6 +41,7 @@ def check(study: Study, sources: Sources) -> None:
     for name in study.runs:
         _ancestry(name, study, sources)
     _figures(study, sources)
+    _stages(study, sources)
     _chains(study, sources)
     _claims(study, sources)
 
@@ -180,6 +181,19 @@ def _figures(study: Study, sources: Sources) -> None:
             sources.fail(
                 ("figures", "tokens", "runs", role),
                 f"{run!r}: keeps no log-probs of tokens; expected a run with tokens: {{}}",
+            )
+
+
+def _stages(study: Study, sources: Sources) -> None:
+    for place, (name, (run, epoch)) in enumerate(study.stages().items()):
+        field = ("figures", "kernel", "stages", place)
+        if run != "base":
+            sources.known(field, run, study.runs, also="base")
+        end = study.runs[run]["epochs"] if run != "base" else 0
+        if epoch is not None and not 0 < float(epoch) <= end:
+            sources.fail(
+                field,
+                f"{name!r}: expected an epoch above 0 and at most {end}, where {run!r} ends",
             )
 
 

@@ -244,6 +244,22 @@ class Costs:
         memory, gpus = HOST_MB[self._device] + 300, self.gpus("measure_kernel")
         return Cost(seconds, memory, gpus * memory, 0, gpus, self._compute["threads"])
 
+    def measure_mutual(self, dataset: str, model: str) -> Cost:
+        """Gradients of some prompts' responses, once per block of them that is in memory; and two
+        passes over all of them per response, with some more to find a step."""
+        spec, texts = self._study.config["figures"]["kernel"], self._texts(dataset, model)
+        count = spec["examples"] * self._types()
+        needed = 8 * count * self._parameters(model)[0] / 1e6
+        passes = count * (2 + math.ceil(needed / spec["gradients_mb"]))
+        tree = texts.response * self._types()
+        work = 3 * passes * self._work(model, texts.prompt, texts.response)
+        work += 2.5 * count * spec["examples"] * self._work(model, texts.prompt, tree)
+        held = min(needed, spec["gradients_mb"]) + 3 * self._weights_mb(model)
+        held += 3 * 8 * tree * self._sizes(model)["vocab_size"] / 1e6
+        used = held + self._activations_mb(model, texts.prompt + texts.response, texts.response)
+        trees = 2.5 * count * spec["examples"]
+        return self._cost(model, work, passes + trees / 3, used, 0)
+
     def learn_digits(self, network: str) -> Cost:
         """A short training on images, on the CPU."""
         digits = self._study.config["digits"]

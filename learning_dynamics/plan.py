@@ -27,7 +27,8 @@ from learning_dynamics.usage import MARK
 ASKS = "LEARNING_DYNAMICS_PLAN"  # environment variable: where the Snakefile writes its config
 KINDS = ["fetch_model", "pretrain_model", "sample_probes", "rephrase_probes_with_a_model",
          "score_reference", "finetune", "measure_one_step", "measure_mass", "measure_kernel",
-         "generate_answers", "judge_answers", "learn_digits", "track_entk"]  # fmt: skip
+         "measure_mutual", "generate_answers", "judge_answers", "learn_digits",
+         "track_entk"]  # fmt: skip
 SEVERAL = ["finetune", "pretrain_model", "learn_digits", "track_entk"]  # outputs of one job
 PLACES = [
     r"runs/(?P<dataset>[^/]+)/(?P<model>[^/]+)/(?P<run>[^/]+)/seed(?P<seed>\d+)/(?P<file>[^/]+)",

@@ -170,8 +170,8 @@ class Study:
         return sum(float(epoch or self.runs[name]["epochs"]) for name, epoch in before)
 
     def checkpoints(self, run: str) -> list[str]:
-        """The epochs of ``run`` at which some run starts or answers are written, besides its end,
-        in order."""
+        """The epochs of ``run`` at which some run starts, answers are written or the kernel is
+        measured, besides its end, in order."""
         return self._saved.get(run, [])
 
     @cached_property
@@ -179,10 +179,17 @@ class Study:
         """:meth:`checkpoints`, by run: planning asks for every job's."""
         asked = [self.states(figure).values() for figure in ("winrate", "hallucination")]
         found: dict[str, set[str]] = {}
+        asked += [self.stages().values()]
         for name, epoch in [*map(self.parent, self.runs), *itertools.chain(*asked)]:
             if epoch:
                 found.setdefault(name, set()).add(epoch)
         return {name: sorted(epochs, key=float) for name, epochs in found.items()}
+
+    def stages(self) -> dict[str, tuple[str, str | None]]:
+        """The saved models of figures.kernel in order, by name: as :meth:`parent` gives them."""
+        names = self.config["figures"].get("kernel", {}).get("stages", [])
+        parts = {name: name.partition("@") for name in names}
+        return {name: (run, epoch or None) for name, (run, _, epoch) in parts.items()}
 
     def states(self, figure: str) -> dict[tuple[str, float], tuple[str, str | None]]:
         """The saved models whose answers figures.winrate or figures.hallucination reads.

@@ -101,13 +101,14 @@ def proxy_study(figure, model=None):
     return json.dumps(known)
 
 
-def answers_file(dataset, model, state, seed):
-    """Where the answers of a saved model lie (``state`` as Study.states gives it)."""
+def file_of_model(kind, dataset, model, state, seed):
+    """Where a table made from a saved model lies: its answers, its mutual kernel (``state`` as
+    Study.states gives it)."""
     name, epoch = state
     if name == "base":
-        return f"{home(model, seed)}/answers-{dataset}.parquet"
+        return f"{home(model, seed)}/{kind}-{dataset}.parquet"
     folder = run_folder(dataset, model, name, seed)
-    return f"{folder}/answers{f'-epoch{epoch}' if epoch else ''}.parquet"
+    return f"{folder}/{kind}{f'-epoch{epoch}' if epoch else ''}.parquet"
 
 
 def answers_of(figure):
@@ -118,10 +119,28 @@ def answers_of(figure):
             "run": run,
             "epoch": epoch,
             "seed": seed,
-            "path": answers_file(spec["dataset"], spec["model"], state, seed),
+            "path": file_of_model(
+                "answers", spec["dataset"], spec["model"], state, seed
+            ),
         }
         for (run, epoch), state in STUDY.states(figure).items()
         for seed in STUDY.seeds_of(figure)
+    ]
+
+
+def mutual_files():
+    """The mutual kernels that figures/kernel reads: stage, seed and path of each."""
+    spec = STUDY.config["figures"]["kernel"]
+    return [
+        {
+            "stage": stage,
+            "seed": seed,
+            "path": file_of_model(
+                "mutual", spec["dataset"], spec["model"], state, seed
+            ),
+        }
+        for stage, state in STUDY.stages().items()
+        for seed in STUDY.seeds_of("kernel")
     ]
 
 

@@ -106,7 +106,7 @@ def test_every_kind_has_a_cost_by_its_rules_wildcards():
     """``home`` stands for a model, ``at`` for nothing."""
     costs = Costs(STUDY)
     home = {"home": "toy-neox/seed3", "dataset": "toyworld"}
-    for kind in ("sample_probes", "score_reference", "generate_answers"):
+    for kind in ("sample_probes", "score_reference", "generate_answers", "measure_mutual"):
         assert costs.of(kind, home) == costs.of(kind, {**PLACE, "run": "sft", "at": ""})
     for kind in ("pretrain_model", "measure_one_step", "measure_mass"):
         assert costs.of(kind, PLACE).seconds > 0

@@ -110,6 +110,13 @@ def test_every_output_is_there_and_whole(finished):
     assert set(written["role"]) == {"sft", "dpo", "extend", "continued", "coinflip"}
     mass = pd.read_csv(finished / "tables/mass.csv")
     assert set(mass["kind"]) == {"dpo", "coinflip", "sft"} and mass["seeds"].max() == 2
+    kernel = pd.read_csv(finished / "tables/kernel.csv")
+    assert list(kernel["stage"].unique()) == ["base", "sft", "dpo@0.5"]
+    assert kernel["update"].nunique() == 13 and kernel["value"].notna().all()
+    still = pd.read_csv(finished / "tables/kernel_stability.csv")
+    assert still["value"].notna().all() and (still["seeds"] == 2).all()
+    tracked = pd.read_csv(finished / "tables/kernel_proxies.csv")
+    assert set(tracked["proxy"]) == {"lbk", "sign_delta"} and tracked["value"].notna().all()
     tokens = token_trajectory.read(finished / RUNS / "dpo/seed0/tokens.parquet")
     assert tokens.groupby("step").size().eq(6 * 13).all()
     kept = finished / RUNS / "dpo/seed0/checkpoints"
@@ -213,6 +220,7 @@ def test_a_changed_beta_reruns_only_dpo_and_what_follows(finished, tmp_path):
         "draw_sft", "draw_dpo", "draw_extend", "draw_dpo_models", "draw_sft_then_dpo",
         "draw_pipelines", "generate_answers", "judge_answers", "make_winrate", "draw_winrate",
         "make_hallucination", "draw_hallucination", "draw_tokens",
+        "measure_mutual", "make_kernel", "draw_kernel",
         "score_reference", "finetune_dpo", "make_forks", "draw_forks",  # branches of dpo@0.5
     }  # fmt: skip
 

@@ -417,6 +417,16 @@ def test_figures_may_take_fewer_seeds(tmp_path):
     assert study.seeds_of("algorithms") == study.seeds_of("squeeze") == [4, 2, 9]
 
 
+def test_stages_of_the_kernel_are_kept(tmp_path):
+    """The saved models of figures.kernel, in order; their epochs are kept by the runs."""
+    overlay = {"figures": {"kernel": {"stages": ["base", "sft@0.5", "sft-long@5.5", "dpo"]}}}
+    study = study_with(tmp_path, overlay)
+    assert list(study.stages().values()) == [
+        ("base", None), ("sft", "0.5"), ("sft-long", "5.5"), ("dpo", None)
+    ]  # fmt: skip
+    assert "0.5" in study.checkpoints("sft") and "5.5" in study.checkpoints("sft-long")
+
+
 def test_home_of_a_model():
     """Models trained here have a folder per seed; those of the hub have one."""
     assert Study(load_config([BASE])).home("toy-neox", 2) == "toy-neox/seed2"
@@ -487,6 +497,10 @@ WRONG = {
         "figures.tokens.runs.sft: 'sft-long': keeps no log-probs of tokens; expected a run with"
     ),
     "runs: {sft: {tokens: true}}": "runs.sft.tokens: True: expected type object or null",
+    "figures: {kernel: {stages: [base, sft@3]}}": "figures.kernel.stages.1: 'sft@3': expected an",
+    "figures: {kernel: {stages: [base, dpp]}}": "figures.kernel.stages.1: 'dpp': not defined",
+    "figures: {kernel: {stages: [base]}}": "figures.kernel.stages: ['base']: expected a list of at",
+    "figures: {kernel: {examples: 1}}": "figures.kernel.examples: 1: expected at least 2",
     "figures: {mass: {one_step: {batches: 1}}}": "figures.mass.one_step.batches: 1: expected at le",
     "figures: {entk_proxies: {kernel: {model: gpt}}}": (
         "figures.entk_proxies.kernel.model: 'gpt': not defined"

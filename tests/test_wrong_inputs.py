@@ -484,6 +484,12 @@ MODEL_CASES = {
          "--batch-size", 4, "--out", "out/mass.parquet"),
         "figures.mass.one_step: 3 batches of 4 need 12", "the data set has 8",
     ),
+    "kernel-examples": (
+        ("measure_mutual", "--model", "model", "--model-spec", MODEL, "--compute", COMPUTE,
+         "--texts", TEXTS, "--probes", "probe.parquet", "--examples", 50, "--gradients-mb", 1,
+         "--out", "out/mutual.parquet"),
+        "figures.kernel.examples = 50: the probe set has", "expected at least as many",
+    ),
     "hub-model": (
         ("fetch_model", "--spec", {"hub": "no/such-model", "revision": "0" * 40},
          "--out", "out/model"),

@@ -2,6 +2,7 @@
 
 * :mod:`directions`: how an update moves the weights, and what of it comes through y⁺ and y⁻.
 * :mod:`predict`: what a move does to every probed token: to first order, and really.
+* :mod:`mutual`: what every probed response's own step does to every other: the kernel between them.
 * :mod:`explicit`: A, K and G as tensors, for tiny models.
 * :mod:`baselines`: what token overlap and hidden states would predict.
 """

@@ -60,15 +60,19 @@ class Probes:
         return np.add.reduceat(np.where(counted, values, 0.0), starts)
 
     @cached_property
+    def single(self) -> list[Tree]:
+        """Every response after its prompt, alone."""
+        return [Tree(tree.prompt, [r]) for tree in self.trees for r in tree.responses]
+
+    @cached_property
     def pilot(self) -> "Probes":
         """A twentieth of the probes, at least one: single responses, drawn with a fixed seed."""
-        single = [Tree(tree.prompt, [r]) for tree in self.trees for r in tree.responses]
         room, drawn = PILOT * sum(map(len, self.trees)), []
-        for number in np.random.default_rng(0).permutation(len(single)):
-            room -= len(single[number])
+        for number in np.random.default_rng(0).permutation(len(self.single)):
+            room -= len(self.single[number])
             if drawn and room < 0:
                 break
-            drawn.append(single[number])
+            drawn.append(self.single[number])
         return Probes(self._engine, drawn, self._budget)
 
 
@@ -103,13 +107,17 @@ def gradient_dots(engine: Engine, direction: Direction, probes: Probes) -> np.nd
     weights = _checked(engine, direction)
     leaves = [weights[name] for name in direction]
     out = []
-    for tree in probes.trees:
-        for response in tree.responses:
-            logp = engine(engine.pack([Tree(tree.prompt, [response])])).logp.sum()
-            found = torch.autograd.grad(logp, leaves, allow_unused=True, materialize_grads=True)
-            pairs = zip(found, direction.values(), strict=True)
-            out.append(sum(float((g.double() * d.double()).sum()) for g, d in pairs))
+    for single in probes.single:
+        pairs = zip(response_gradient(engine, single, leaves), direction.values(), strict=True)
+        out.append(sum(float((g.double() * d.double()).sum()) for g, d in pairs))
     return np.array(out)
+
+
+def response_gradient(engine: Engine, single: Tree, leaves: list[Tensor]) -> tuple[Tensor, ...]:
+    """∇ log π of a tree's one response (a sum over its tokens) with respect to ``leaves``, of their
+    shapes, through the passes that training uses."""
+    logp = engine(engine.pack([single])).logp.sum()
+    return torch.autograd.grad(logp, leaves, allow_unused=True, materialize_grads=True)
 
 
 def finite_difference(
