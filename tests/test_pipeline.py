@@ -208,7 +208,7 @@ def test_a_changed_beta_reruns_only_dpo_and_what_follows(finished, tmp_path):
     overlay.write_text(yaml.safe_dump({"runs": {"dpo": {"beta": 0.3}}}))
     output = snakemake(finished, "-n", config=[STUDY, overlay])
     assert rules_of(output) == {
-        "all", "finetune_dpo_by_token", "make_changes", "make_claims", "draw_claims",
+        "all", "finetune_dpo_by_token_along", "make_changes", "make_claims", "draw_claims",
         "draw_squeeze", "publish_figure", "publish_table", "make_confounds", "draw_confounds",
         "draw_sft", "draw_dpo", "draw_extend", "draw_dpo_models", "draw_sft_then_dpo",
         "draw_pipelines", "generate_answers", "judge_answers", "make_winrate", "draw_winrate",
@@ -258,14 +258,14 @@ def test_a_killed_run_ends_with_the_same_trajectory(finished, tmp_path, kill):
     folder = tmp_path / "study"
     shutil.copytree(finished, folder, symlinks=True)
     target = RUNS / "dpo/seed0/trajectory.parquet"
-    whole = [str(target), "--allowed-rules", "finetune_dpo_by_token"]
+    whole = [str(target), "--allowed-rules", "finetune_dpo_by_token_along"]
     snakemake(folder, *whole, config=[STUDY, overlay])
     unbroken = (folder / target).read_bytes()
     training = pd.read_parquet(folder / target.parent / "training.parquet")
     assert training["step"].iloc[-1] == 240
 
     broken = subprocess.Popen(
-        command(folder, *whole, "--forcerun", "finetune_dpo_by_token", config=[STUDY, overlay]),
+        command(folder, *whole, "--forcerun", whole[-1], config=[STUDY, overlay]),
         env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         start_new_session=True,
     )  # fmt: skip
@@ -301,7 +301,7 @@ def test_dry_runs_as_typed():
     plan()
     paper = plan("figures/squeeze.pdf", "--profile", "slurm")
     chain = {"fetch_data_file", "fetch_model", "build_pairs", "build_probes", "finetune_sft",
-             "score_reference", "finetune_dpo", "finetune_dpo_by_token", "measure_one_step",
+             "score_reference", "finetune_dpo", "finetune_dpo_by_token_along", "measure_one_step",
              "draw_squeeze"}  # fmt: skip
     assert chain <= rules_of(paper)
     assert "toy" not in paper

@@ -4,6 +4,7 @@
 * :mod:`predict`: what a move does to every probed token: to first order, and really.
 * :mod:`explicit`: A, K and G as tensors, for tiny models.
 * :mod:`baselines`: what token overlap and hidden states would predict.
+* :mod:`meter`: all of it along a run, while it trains.
 """
 
 from learning_dynamics.influence.baselines import hidden_cosine, token_overlap
@@ -14,6 +15,7 @@ from learning_dynamics.influence.directions import (
     gradient_step,
     gradients,
     optimizer_step,
+    residual_weights,
 )
 from learning_dynamics.influence.predict import (
     Probes,
@@ -39,6 +41,7 @@ __all__ = [
     "log_probs",
     "measured",
     "optimizer_step",
+    "residual_weights",
     "step_size",
     "token_overlap",
 ]
