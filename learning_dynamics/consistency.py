@@ -176,12 +176,14 @@ def _figures(study: Study, sources: Sources) -> None:
             sources.known(field, spec["kernel"]["model"], study.models)
         if figure in ("entk_proxies", "response_space"):
             study.updates(figure)
-    for role, run in study.config["figures"].get("tokens", {}).get("runs", {}).items():
-        if not study.runs[run]["tokens"]:
-            sources.fail(
-                ("figures", "tokens", "runs", role),
-                f"{run!r}: keeps no log-probs of tokens; expected a run with tokens: {{}}",
-            )
+    for figure, lacks in {"tokens": "keeps no log-probs of tokens",
+                          "influence": "measures no influence"}.items():  # fmt: skip
+        for role, run in study.config["figures"].get(figure, {}).get("runs", {}).items():
+            if not study.runs[run][figure]:
+                sources.fail(
+                    ("figures", figure, "runs", role),
+                    f"{run!r}: {lacks}; expected a run with {figure}: {{}}",
+                )
 
 
 def _stages(study: Study, sources: Sources) -> None:

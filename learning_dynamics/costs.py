@@ -118,6 +118,9 @@ class Costs:
         if spec["proxies"]:  # the same responses before and after an update
             tree = self._work(model, texts.prompt, self._types() * texts.response)
             work += 2 * evaluations * spec["proxies"]["examples"] * tree
+        if spec["influence"]:
+            tree = self._work(model, texts.prompt, self._types() * texts.response)
+            work += self._following(spec, updates, sides, tree, one_batch)
         if spec["rows"] in ("self-play", "on-policy"):
             period = spec["regenerate_every"] or rows / spec["batch_size"]
             writings = math.ceil(updates / period) * rows * (1 + (spec["rows"] == "on-policy"))
@@ -137,6 +140,8 @@ class Costs:
         if spec["proxies"]:
             tree = self._types() * texts.response * spec["proxies"]["examples"]
             used += tree * self._sizes(model)["vocab_size"] * 16 / 1e6
+        if spec["influence"]:  # weights, optimiser and step, kept, and the step's parts, twice each
+            used += weights * (4 + 2 * sides + slots)
         # A checkpoint is written from one copy of weights and optimiser on the host.
         saved = weights * (1 + slots)
         disk = kept * weights + evaluations * self._probed() * 150 / 1e6
@@ -148,6 +153,18 @@ class Costs:
         return replace(
             self._cost(model, work / processes, passes, used, saved, processes), disk_mb=disk
         )
+
+    @staticmethod
+    def _following(spec: dict, updates: int, sides: int, tree: float, batch: float) -> float:
+        """Operations of the windows of a run with ``influence``; ``tree`` and ``batch`` are those
+        of scoring a probed prompt with its responses and the rows of an update."""
+        wanted = spec["influence"]
+        longest = max([1, *wanted["updates"]])
+        windows = max(0, updates - spec["warmup"] - longest) // wanted["every"] + 1
+        passes = 2 * (2 + sides) + len(wanted["factors"])  # of the one step: whole, parts, scaled
+        passes += 2 * longest + 3 * len(wanted["updates"]) + 2  # of the window
+        steps = 3 * (1 + sides) + 2 * longest  # passes over rows
+        return windows * (passes * wanted["examples"] * tree + steps * batch)
 
     def pretrain_model(self, model: str) -> Cost:
         """A base model that is trained here, on the CPU."""

@@ -226,7 +226,7 @@ def finetune(
 
     Returns:
         ``{"trajectory": ..., "training": ...}`` (and ``written``, ``proxies``, ``tokens``,
-        where the run has them) and the counters for ``run.json``.
+        ``influence``, where the run has them) and the counters for ``run.json``.
 
     Raises:
         InputError: when the loss is no longer finite, or a batch has fewer rows than pieces.
@@ -257,6 +257,11 @@ def finetune(
                                  evaluations_ahead)  # fmt: skip
     prober = parallel.Prober(probes, learner.engine, accelerator, compute, tokens is not None)
     meter = one_update.Meter(learner, probes) if spec.get("proxies") else None
+    along = None
+    if spec.get("influence"):
+        from learning_dynamics.influence.meter import Meter  # which needs this module
+
+        along = Meter(learner, probes, last)
 
     def probe(done: int) -> pd.DataFrame:
         scores = prober()
@@ -281,6 +286,10 @@ def finetune(
             meter.tables = [tables["proxies"]]
         if tokens:
             tokens.tables = [tables["tokens"]]
+        if along:
+            along.tables = [tables["influence"]] if "influence" in tables else []
+            along.seconds = state["seconds_influence"]
+            along.restore(extra)
     else:
         state = {"update": 0, "seconds": 0.0, "seconds_probing": 0.0}
         history, evaluations = [], [probe(0)]
@@ -297,8 +306,11 @@ def finetune(
             tables["proxies"] = meter.table()
         if tokens:
             tables["tokens"] = tokens.table()
+        if along and along.tables:
+            tables["influence"] = along.table()
         greedy0 = parallel.by_process(prober.scorer.greedy0, accelerator)
         extra = {f"greedy0.{rank}": torch.from_numpy(g) for rank, g in enumerate(greedy0)}
+        extra |= along.flight() if along else {}
         checkpoints.save(together, optimizer, state, tables, extra)
 
     for done in range(first + 1, last + 1):
@@ -310,6 +322,8 @@ def finetune(
         measured = meter is not None and (done - 1) % spec["probe_every"] == 0
         if measured:
             meter.before(rows, numbers, _mismatched(learner, rows, numbers))
+        if along:
+            along.before(done - 1, rows, numbers)
         tick = time.monotonic()
         record = update(learner, rows, numbers, (seed, done))
         if not np.isfinite(record["loss"]):
@@ -320,6 +334,9 @@ def finetune(
         rate = size / (time.monotonic() - tick)
         if measured:
             meter.after(done - 1, group["lr"])
+        if along:
+            along.after(done)
+            state["seconds_influence"] = along.seconds
         counters = {"step": done, "examples": done * size, "epoch": done * size / count}
         history.append(
             {**counters, "lr": group["lr"], **record, "rows": numbers, "rows_per_s": rate}
@@ -355,4 +372,7 @@ def finetune(
         tables["proxies"] = meter.table()
     if tokens:
         tables["tokens"] = tokens.table()
+    if along:
+        tables["influence"] = along.table()
+        LOG.info("influence.parquet: %.1f of %.1f s", along.seconds, state["seconds"])
     return tables, {**state, **counts, "updates": last, "training_rows": count}

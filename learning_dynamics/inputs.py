@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from learning_dynamics.along import COLUMNS
 from learning_dynamics.errors import InputError
 from learning_dynamics.files import read_table, read_texts
 from learning_dynamics.pairs import PAIR_COLUMNS
@@ -99,6 +100,17 @@ def curve_columns(trajectory: pd.DataFrame) -> pd.DataFrame:
     if trajectory["step"].isna().any():
         added["step"] = trajectory["evaluation"]
     return trajectory.assign(**added)
+
+
+def followed(results: str, study: dict) -> dict[str, dict[int, pd.DataFrame]]:
+    """What runs with ``influence`` left behind, by role and seed."""
+    return {
+        role: {
+            seed: read_table(run_folder(results, study, run, seed) / "influence.parquet", COLUMNS)
+            for seed in study["seeds"]
+        }
+        for role, run in study["runs"].items()
+    }
 
 
 def one_steps(results: str, study: dict) -> dict[int, pd.DataFrame]:

@@ -14,6 +14,8 @@ ROWS = {1: ["pairs", "probes"], 2: ["pairs", "probes", "self-play", "on-policy"]
 SELF_WRITTEN = ["self-play", "on-policy"]  # rows that the policy itself writes
 # Settings that only some runs read; a run that does not is refused them.
 SPECIAL = ["rows", "target", "labels", "negative", "valley", "regenerate_every"]
+# Settings that make a run leave a table behind of that name.
+EXTRA = ["proxies", "tokens", "influence"]
 # The branches of figures.forks: what each does otherwise than the whole loss.
 BRANCHES = {
     "loss": {},
@@ -71,6 +73,7 @@ class Runs:
         used = self.algorithm((*at, "algorithm"), entry["algorithm"])
         spec = {**self._config["run_defaults"], **entry}
         special = self._special(at, used, spec, entry)
+        self._check_influence(at, spec)
         own = {}
         for name, setting in used.settings.items():
             own[name] = entry.get(name, setting.default)
@@ -138,6 +141,23 @@ class Runs:
         if "labels" in entry:
             self._unread((*at, "labels"), entry, used)
         return {**known, "labels": "given", "regenerate_every": spec["regenerate_every"]}
+
+    def _check_influence(self, at: tuple, spec: dict) -> None:
+        """Fail where a run's windows overlap, or its steps are not the loss's."""
+        wanted = spec["influence"]
+        if wanted is None:
+            return
+        if (longest := max([1, *wanted["updates"]])) > wanted["every"]:
+            self._sources.fail(
+                (*at, "influence"),
+                f"windows of {longest} updates every {wanted['every']}: expected windows that do "
+                "not overlap",
+            )
+        if spec["direction"] != "loss":
+            self._sources.fail(
+                (*at, "direction"),
+                f"{spec['direction']!r}: no step of the loss; expected loss, or influence: null",
+            )
 
     def _unread(self, at: tuple, entry: dict, used: Algorithm) -> None:
         rows = f" with rows: {entry['rows']}" if "rows" in entry else ""

@@ -16,7 +16,7 @@ from learning_dynamics.config import SCHEMA, Sources, load_config, read_yaml
 from learning_dynamics.consistency import check, complete
 from learning_dynamics.errors import run_script
 from learning_dynamics.known import METRICS, TRAJECTORY, facts_of
-from learning_dynamics.runs import Runs
+from learning_dynamics.runs import EXTRA, Runs
 
 __all__ = ["SWITCHES", "Study", "load_config"]
 # The faults of the published probing set that a data set may be given back, one by one
@@ -217,10 +217,10 @@ class Study:
 
     def instances(self, algorithm: str) -> list[tuple[tuple[str, ...], list[str]]]:
         """``(files, runs)`` of each instance of the finetuning rule: a rule's outputs are fixed,
-        and its runs leave these files behind besides, of ``proxies`` and ``tokens``."""
+        and its runs leave these files behind besides, of :data:`runs.EXTRA`."""
         found: dict[tuple[str, ...], list[str]] = {}
         for name in self.runs_of(algorithm):
-            files = tuple(file for file in ("proxies", "tokens") if self.runs[name][file])
+            files = tuple(file for file in EXTRA if self.runs[name][file])
             found.setdefault(files, []).append(name)
         return list(found.items())
 

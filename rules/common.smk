@@ -68,6 +68,7 @@ TABLE_NAMES = [
         if "kernel" in FIGURE_NAMES
         else []
     ),
+    *(["influence_along", "influence_parts"] if "influence" in FIGURE_NAMES else []),
     *(["published"] if PUBLISHED else []),
     *(["digits"] if {"mnist", "entk_mnist"} & set(FIGURE_NAMES) else []),
     *(

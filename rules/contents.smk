@@ -69,13 +69,13 @@ def update_files(figure, name, model=None):
     ]
 
 
-def token_files():
-    """The tables of tokens of figures.tokens' runs."""
-    spec = STUDY.config["figures"]["tokens"]
+def run_files(figure, name):
+    """A file of every run of a figure, by role and seed."""
+    spec = STUDY.config["figures"][figure]
     return [
-        f"{run_folder(spec['dataset'], spec['model'], run, seed)}/tokens.parquet"
+        f"{run_folder(spec['dataset'], spec['model'], run, seed)}/{name}"
         for run in spec["runs"].values()
-        for seed in STUDY.seeds_of("tokens")
+        for seed in STUDY.seeds_of(figure)
     ]
 
 

@@ -83,7 +83,7 @@ if "tokens" in FIGURE_NAMES:
     rule draw_tokens:
         """Change of log-prob by position and by class of token, and an example as coloured text."""
         input:
-            token_files(),
+            run_files("tokens", "tokens.parquet"),
         output:
             multiext(f"{RESULTS}/figures/tokens", ".pdf", ".png"),
         log:

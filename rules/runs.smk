@@ -56,7 +56,7 @@ use rule score_reference as score_reference_of_base with:
 
 
 # What an instance's name says of the files that its runs leave besides.
-EXTRA = {"proxies": "_measured", "tokens": "_by_token"}
+EXTRA = {"proxies": "_measured", "tokens": "_by_token", "influence": "_along"}
 
 
 for algorithm, short in STUDY.algorithms.items():

@@ -88,6 +88,9 @@ def test_every_output_is_there_and_whole(finished):
         assert {0, facts["updates"]} <= set(table["step"])
         assert not table.isna().any().any()
         assert not (path.parent / ".resume").exists()
+    followed = pd.read_csv(finished / "tables/influence_along.csv")
+    assert set(followed["role"]) == {"sft", "dpo", "extend"} and set(followed["updates"]) == {1, 2}
+    assert set(followed["step"]) == {"2", "4", "all"} and (followed["seeds"] == 2).all()
     verdicts = pd.read_csv(finished / "tables/verdicts.csv")
     assert set(verdicts["algorithm"]) == {"dpo", "kto"}
     claims = pd.read_parquet(finished / "results/ci/claims.parquet")
@@ -215,11 +218,12 @@ def test_a_changed_beta_reruns_only_dpo_and_what_follows(finished, tmp_path):
     overlay.write_text(yaml.safe_dump({"runs": {"dpo": {"beta": 0.3}}}))
     output = snakemake(finished, "-n", config=[STUDY, overlay])
     assert rules_of(output) == {
-        "all", "finetune_dpo_by_token", "make_changes", "make_claims", "draw_claims",
+        "all", "finetune_dpo_by_token_along", "make_changes", "make_claims", "draw_claims",
         "draw_squeeze", "publish_figure", "publish_table", "make_confounds", "draw_confounds",
         "draw_sft", "draw_dpo", "draw_extend", "draw_dpo_models", "draw_sft_then_dpo",
         "draw_pipelines", "generate_answers", "judge_answers", "make_winrate", "draw_winrate",
-        "make_hallucination", "draw_hallucination", "draw_tokens",
+        "make_hallucination", "draw_hallucination", "draw_tokens", "make_influence",
+        "draw_influence",
         "measure_mutual", "make_kernel", "draw_kernel",
         "score_reference", "finetune_dpo", "make_forks", "draw_forks",  # branches of dpo@0.5
     }  # fmt: skip
@@ -262,18 +266,20 @@ def test_two_processes_train_on_what_the_policy_writes(finished, tmp_path):
 def test_a_killed_run_ends_with_the_same_trajectory(finished, tmp_path, kill):
     """Killed after a checkpoint and run again: bit for bit the numbers of an unbroken run."""
     overlay = tmp_path / "long.yaml"
-    overlay.write_text(yaml.safe_dump({"runs": {"dpo": {"epochs": 40, "probe_every": 30}}}))
+    long = {"epochs": 40, "probe_every": 30, "influence": {"every": 40}}
+    overlay.write_text(yaml.safe_dump({"runs": {"dpo": long}}))
     folder = tmp_path / "study"
     shutil.copytree(finished, folder, symlinks=True)
     target = RUNS / "dpo/seed0/trajectory.parquet"
-    whole = [str(target), "--allowed-rules", "finetune_dpo_by_token"]
+    whole = [str(target), "--allowed-rules", "finetune_dpo_by_token_along"]
     snakemake(folder, *whole, config=[STUDY, overlay])
-    unbroken = (folder / target).read_bytes()
+    files = [folder / target, folder / target.with_name("influence.parquet")]
+    unbroken = [path.read_bytes() for path in files]
     training = pd.read_parquet(folder / target.parent / "training.parquet")
     assert training["step"].iloc[-1] == 240
 
     broken = subprocess.Popen(
-        command(folder, *whole, "--forcerun", "finetune_dpo_by_token", config=[STUDY, overlay]),
+        command(folder, *whole, "--forcerun", whole[-1], config=[STUDY, overlay]),
         env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         start_new_session=True,
     )  # fmt: skip
@@ -291,7 +297,7 @@ def test_a_killed_run_ends_with_the_same_trajectory(finished, tmp_path, kill):
     snakemake(folder, *whole, "--rerun-incomplete", config=[STUDY, overlay])
     facts = json.loads((folder / target.parent / "run.json").read_text())
     assert facts["attempts"] == 2
-    assert (folder / target).read_bytes() == unbroken
+    assert [path.read_bytes() for path in files] == unbroken
     resumed = pd.read_parquet(folder / target.parent / "training.parquet")
     clock = "rows_per_s"
     pd.testing.assert_frame_equal(resumed.drop(columns=clock), training.drop(columns=clock))

@@ -71,7 +71,9 @@ def test_defaults_are_filled():
         "algorithm": "dpo", "init": "sft", "epochs": 3, "lr": 1e-4, "batch_size": 4,
         "accumulate": 1, "optimizer": "rmsprop", "warmup": 150, "clip": 10.0, "lora": None,
         "checkpointing": False, "length_buckets": 1, "direction": "loss", "proxies": None,
-        "tokens": {"examples": 50}, "probe_every": 25, "checkpoint_every": 250, "rows": "pairs",
+        "tokens": {"examples": 50}, "probe_every": 25, "influence": {
+            "examples": 3, "every": 120, "updates": [4, 16], "factors": [0.0625, 0.25, 4, 16]
+        }, "checkpoint_every": 250, "rows": "pairs",
         "labels": "given", "negative": "all", "beta": 0.1,
     }  # fmt: skip
     assert study.runs["sft"]["probe_every"] == 20  # its own, not the default
@@ -201,7 +203,7 @@ def test_run_graph(tmp_path):
     assert {"sft", "sft-extend", "on-chosen", "long"} <= set(study.runs_of("sft"))
     outputs = dict(study.instances("sft"))
     measured = [n for n in study.runs_of("sft") if study.runs[n]["proxies"]]
-    assert outputs["proxies",] == measured and outputs["tokens",] == ["sft"]
+    assert outputs["proxies",] == measured and outputs["tokens", "influence"] == ["sft"]
     assert sorted(n for runs in outputs.values() for n in runs) == sorted(study.runs_of("sft"))
     assert "late" in study.runs_of("dpo")
     assert {"sft": "sft", "dpo": "dpo"}.items() <= study.algorithms.items()
@@ -496,11 +498,19 @@ WRONG = {
     "figures: {tokens: {runs: {sft: sft-long}}}": (
         "figures.tokens.runs.sft: 'sft-long': keeps no log-probs of tokens; expected a run with"
     ),
+    "figures: {influence: {runs: {extend: dpo-matched}}}": (
+        "figures.influence.runs.extend: 'dpo-matched': measures no influence; expected a run with"
+    ),
     "runs: {sft: {tokens: true}}": "runs.sft.tokens: True: expected type object or null",
     "figures: {kernel: {stages: [base, sft@3]}}": "figures.kernel.stages.1: 'sft@3': expected an",
     "figures: {kernel: {stages: [base, dpp]}}": "figures.kernel.stages.1: 'dpp': not defined",
     "figures: {kernel: {stages: [base]}}": "figures.kernel.stages: ['base']: expected a list of at",
     "figures: {kernel: {examples: 1}}": "figures.kernel.examples: 1: expected at least 2",
+    "runs: {sft: {influence: {updates: [1]}}}": "runs.sft.influence.updates.0: 1: expected at leas",
+    "runs: {sft: {influence: {every: 9}}}": (
+        "runs.sft.influence: windows of 16 updates every 9: expected windows that do not overlap"
+    ),
+    "runs: {dpo: {direction: random}}": "runs.dpo.direction: 'random': no step of the loss",
     "figures: {mass: {one_step: {batches: 1}}}": "figures.mass.one_step.batches: 1: expected at le",
     "figures: {entk_proxies: {kernel: {model: gpt}}}": (
         "figures.entk_proxies.kernel.model: 'gpt': not defined"

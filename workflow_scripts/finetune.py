@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from learning_dynamics import parallel, token_trajectory, trajectory, usage
+from learning_dynamics import along, parallel, token_trajectory, trajectory, usage
 from learning_dynamics.algorithms import algorithm
 from learning_dynamics.command import add_model, load_model
 from learning_dynamics.errors import run_script
@@ -34,6 +34,7 @@ from learning_dynamics.probe import PROBE_COLUMNS
 from learning_dynamics.provenance import commit, digest_of
 from learning_dynamics.resume import Checkpoints, fingerprint
 from learning_dynamics.rows import REFERENCE_COLUMNS, training_rows
+from learning_dynamics.runs import EXTRA
 from learning_dynamics.scoring import Engine
 from learning_dynamics.trained import prepared
 
@@ -120,6 +121,8 @@ def main() -> None:
             write_table(args.out / "proxies.parquet", tables["proxies"])
         if "tokens" in tables:
             token_trajectory.write(args.out / "tokens.parquet", tables["tokens"])
+        if "influence" in tables:
+            write_table(args.out / "influence.parquet", tables["influence"], along.SCHEMA)
         write_json(
             args.out / "run.json",
             {
@@ -143,7 +146,7 @@ def main() -> None:
 
 def complete(folder: Path, mark: str, spec: dict) -> bool:
     """Whether a run's folder has all that a run of this fingerprint writes."""
-    extra = [f"{name}.parquet" for name in ("proxies", "tokens") if spec.get(name)]
+    extra = [f"{name}.parquet" for name in EXTRA if spec.get(name)]
     names = [*OUTPUTS, *extra]
     try:
         facts = json.loads((folder / "run.json").read_bytes())

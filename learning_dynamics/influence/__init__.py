@@ -5,6 +5,7 @@
 * :mod:`mutual`: what every probed response's own step does to every other: the kernel between them.
 * :mod:`explicit`: A, K and G as tensors, for tiny models.
 * :mod:`baselines`: what token overlap and hidden states would predict.
+* :mod:`meter`: all of it along a run, while it trains.
 """
 
 from learning_dynamics.influence.baselines import hidden_cosine, token_overlap
@@ -15,6 +16,7 @@ from learning_dynamics.influence.directions import (
     gradient_step,
     gradients,
     optimizer_step,
+    residual_weights,
 )
 from learning_dynamics.influence.predict import (
     Probes,
@@ -40,6 +42,7 @@ __all__ = [
     "log_probs",
     "measured",
     "optimizer_step",
+    "residual_weights",
     "step_size",
     "token_overlap",
 ]

@@ -30,13 +30,14 @@ def hidden_cosine(
     """Cosine of the mean hidden states of every observed response and every response of the update,
     (observed responses, update responses). The states are those that the output layer reads where a
     response's tokens are predicted."""
-    ours, theirs = (_mean_states(engine, trees, batch_tokens) for trees in (observed, update))
+    ours, theirs = (mean_states(engine, trees, batch_tokens) for trees in (observed, update))
     return ours @ theirs.T
 
 
 @torch.no_grad()
-def _mean_states(engine: Engine, trees: Sequence[Tree], batch_tokens: int) -> np.ndarray:
-    """Mean state of every response, of length 1, (responses, d), float64."""
+def mean_states(engine: Engine, trees: Sequence[Tree], batch_tokens: int) -> np.ndarray:
+    """Mean state of every response, of length 1, (responses, d), float64: two of them have the
+    cosine that :func:`hidden_cosine` gives."""
     single = [Tree(tree.prompt, [response]) for tree in trees for response in tree.responses]
     out: list[np.ndarray] = [np.empty(0)] * len(single)
     for group in batches_by_budget(single, batch_tokens):

@@ -16,7 +16,7 @@ from learning_dynamics.algorithms import residuals
 from learning_dynamics.errors import InputError
 from learning_dynamics.loss_values import loss_values, reference_values
 from learning_dynamics.rows import Rows
-from learning_dynamics.scoring import Engine, label_logp
+from learning_dynamics.scoring import Engine, label_logp, sum_by_response
 
 # Changes of parameters by name, as in engine.named_parameters(), each of its parameter's shape.
 Direction = dict[str, Tensor]
@@ -85,10 +85,31 @@ def _loss(
         logits = torch.where(here[:, None], logits, logits.detach())
         logp = label_logp(logits, batch.target)
     else:
-        logp = torch.where(here, logp, logp.detach())
+        logp = finetune._heard(torch.where(here, logp, logp.detach()), batch, learner.spec)
     reference = reference_values(used, rows, numbers, logp)
     values = loss_values(used, batch, logp, reference, logits)
     return residuals.row_loss(used, {**values, **other}, learner.spec).sum()
+
+
+def residual_weights(learner: finetune.Learner, rows: Rows, numbers: list[int]) -> list[float]:
+    """−∂L/∂ log π of every response of the update's rows, rows → responses: positive where the loss
+    pushes it up, mean over its tokens (a loss of sums has one value for all). L is the mean over
+    the rows. A loss of logits has none: ±1/rows, by its side."""
+    used, spec = learner.algorithm, learner.spec
+    sides = len(used.responses)
+    if used.logits:
+        return [(1 - 2 * side) / len(numbers) for _ in numbers for side in range(sides)]
+    batch = learner.engine.pack([rows.trees[i] for i in numbers])
+    with torch.no_grad(), learner.accelerator.autocast():
+        leaf = learner.engine(batch).logp.double()
+    leaf.requires_grad_(True)
+    values = loss_values(used, batch, finetune._heard(leaf, batch, spec),
+                         reference_values(used, rows, numbers, leaf), None)  # fmt: skip
+    other = finetune._mismatched(learner, rows, numbers)
+    loss = residuals.row_loss(used, {**values, **other}, spec).mean()
+    slope = torch.autograd.grad(loss, leaf)[0]
+    count = torch.bincount(batch.owner, minlength=batch.responses)
+    return (-sum_by_response(slope, batch) / count).tolist()
 
 
 def gradient_step(found: dict[str, Direction], lr: float) -> Step:

@@ -129,7 +129,7 @@ def finite_difference(
     Influence is linear in Δθ, so s is free: by default :func:`step_size`. An s found for one update
     serves the run's next ones, as long as ‖sΔθ‖ stays the same.
     """
-    with _line(engine, direction) as move:
+    with line(engine, direction) as move:
         step = _step_size(engine, direction, probes, move) if step is None else step
         move(step)
         ahead = log_probs(engine, probes)
@@ -152,14 +152,14 @@ def step_size(engine: Engine, direction: Direction, probes: Probes) -> float:
     Raises:
         InputError: when the direction moves nothing.
     """
-    with _line(engine, direction) as move:
+    with line(engine, direction) as move:
         return _step_size(engine, direction, probes, move)
 
 
 def measured(engine: Engine, direction: Direction, probes: Probes) -> np.ndarray:
     """The change itself, log π(θ + Δθ) − log π(θ), (N,): two passes; weights are put back."""
     before = log_probs(engine, probes)
-    with _line(engine, direction) as move:
+    with line(engine, direction) as move:
         move(1.0)
         return log_probs(engine, probes) - before
 
@@ -206,8 +206,8 @@ def _checked(engine: Engine, direction: Direction) -> dict[str, torch.nn.Paramet
 
 
 @contextmanager
-def _line(engine: Engine, direction: Direction) -> Iterator[Callable[[float], None]]:
-    """What sets the weights to θ + length · Δθ, from θ as it was; then θ again."""
+def line(engine: Engine, direction: Direction) -> Iterator[Callable[[float], None]]:
+    """What sets the weights to θ + length · Δθ, from θ as it was; then θ again, bit for bit."""
     weights = _checked(engine, direction)
     start = {name: weights[name].detach().clone() for name in direction}
 

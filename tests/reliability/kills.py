@@ -37,7 +37,8 @@ ROOT = Path(__file__).resolve().parents[2]
 RUNS = ("sft", "dpo")
 # The CI study's runs are over in a second; these last long enough to be hit.
 LONGER = {"run_defaults": {"checkpoint_every": 20, "probe_every": 30},
-          "runs": {"sft": {"epochs": 12, "probe_every": 30}, "dpo": {"epochs": 20}}}  # fmt: skip
+          "runs": {"sft": {"epochs": 12, "probe_every": 30, "influence": {"every": 40}},
+                   "dpo": {"epochs": 20, "influence": {"every": 40}}}}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ RUN = {"epochs": 20, "probe_every": 1, "checkpoint_every": EVERY}  # 120 updates
 # Where a fault needs minutes of training: six times the rows in an update.
 LONG = {"epochs": 1200, "batch_size": 24, "probe_every": 5, "checkpoint_every": 100}
 OVERLAYS = {
-    "dpo": {"seeds": [0], "runs": {"dpo": RUN}},
-    "long": {"seeds": [0], "runs": {"dpo": LONG}},
+    "dpo": {"seeds": [0], "runs": {"dpo": {**RUN, "influence": {"every": 100}}}},
+    "long": {"seeds": [0], "runs": {"dpo": {**LONG, "influence": {"every": 1000}}}},
     "leaky": {"seeds": [0], "runs": {"leaky": {
         "algorithm": f"{LEAKY}:leaky_dpo", "init": "sft", "lr": 1.0e-4, **RUN}}},
 }  # fmt: skip
@@ -60,7 +60,8 @@ class Outcome:
 
 def training_rule(study: Study) -> list[str]:
     """Snakemake's words for the watched run alone: the rest is there, made by other settings."""
-    rule = "finetune_leaky_dpo" if study.run.parent.name == "leaky" else "finetune_dpo_by_token"
+    leaky = study.run.parent.name == "leaky"
+    rule = "finetune_leaky_dpo" if leaky else "finetune_dpo_by_token_along"
     return [study.target, "--allowed-rules", rule]
 
 
@@ -139,8 +140,8 @@ FAULTS = {
         overlay="long",
         words=(
             "--set-resources",
-            "finetune_dpo_by_token:runtime=3",
-            "finetune_dpo_by_token:slurm_extra=--signal=TERM@60",
+            "finetune_dpo_by_token_along:runtime=3",
+            "finetune_dpo_by_token_along:slurm_extra=--signal=TERM@60",
             "--retries",
             "8",
         ),
