@@ -95,7 +95,7 @@ reliability: $(BIN)/.installed
 	$(BIN)/python -m tests.reliability.kills --kills 50 --write docs/reliability.md
 
 slurm-faults: $(BIN)/.installed
-	@$(BIN)/python -m tests.slurm.faults "$$FAULTS"
+	@$(BIN)/python -m tests.slurm.faults "$$FAULTS" $(if $(FAULTS),,--write docs/reliability.md)
 
 fuzz: $(BIN)/.installed
 	@$(BIN)/python -m tests.reliability.fuzz --cases 2000
