@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -53,12 +54,19 @@ def rules_of(output: str) -> set[str]:
     return {words[0] for words in pairs if len(words) == 2 and words[1].isdigit()} - {"total"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def start_warm():
-    """The jobs of these tests start as they do under make."""
-    with pytest.MonkeyPatch.context() as patch, warm.listening() as variables:
+@contextmanager
+def warm_jobs(interpreter: str = sys.executable):
+    """Jobs start as they do under make, forked from a process of ``interpreter``."""
+    with pytest.MonkeyPatch.context() as patch, warm.listening(interpreter) as variables:
         for name, value in variables.items():
             patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def start_warm():
+    """All jobs of these tests."""
+    with warm_jobs():
         yield
 
 
@@ -166,19 +174,18 @@ def test_second_run_and_touched_sources_do_nothing(finished):
 def test_figures_are_redrawn_without_torch(finished, tmp_path):
     """From tables and trajectories alone, where torch and transformers cannot be imported; a
     deleted figure is the only one that is drawn."""
-    python = tmp_path / "python"
-    python.write_text(
+    server = tmp_path / "python"
+    server.write_text(
         f"#!{sys.executable}\nimport runpy, sys\n"
         "class Refuse:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name.partition('.')[0] in ('torch', 'accelerate', 'peft'):\n"
         "            raise ImportError(name)\n"
         "sys.meta_path.insert(0, Refuse())\n"
-        "sys.argv = sys.argv[1:]\n"
-        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "sys.argv = sys.argv[2:]\n"
+        "runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)\n"
     )
-    python.chmod(0o755)
-    without = {**environment(), "PATH": f"{tmp_path}:{environment()['PATH']}"}
+    server.chmod(0o755)
     figures = finished / "figures"
     before = {path.name: path.read_bytes() for path in figures.glob("*.pdf")}
     for path in (figures, finished / "results/ci/figures"):
@@ -186,7 +193,9 @@ def test_figures_are_redrawn_without_torch(finished, tmp_path):
     assert rules_of(snakemake(finished, "-n")) == {"all", "draw_squeeze", "publish_figure"}
     for path in [*figures.glob("*.p*"), *finished.glob("results/ci/figures/*")]:
         path.unlink()
-    done = subprocess.run(command(finished), capture_output=True, text=True, env=without)
+    with warm_jobs(str(server)):  # beside it, the only other ``python`` is one that fails
+        only = {**environment(), "PATH": f"{warm.CLIENT}:{tmp_path}:{environment()['PATH']}"}
+        done = subprocess.run(command(finished), capture_output=True, text=True, env=only)
     assert done.returncode == 0, done.stdout + done.stderr
     assert {path.name: path.read_bytes() for path in figures.glob("*.pdf")} == before
 
@@ -250,22 +259,30 @@ def test_two_processes_train_on_what_the_policy_writes(finished, tmp_path):
     assert set(written["row"]) == set(range(24))
 
 
-@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_run_ends_with_the_same_trajectory(finished, tmp_path, kill):
-    """Killed after a checkpoint and run again: bit for bit the numbers of an unbroken run."""
-    overlay = tmp_path / "long.yaml"
-    overlay.write_text(yaml.safe_dump({"runs": {"dpo": {"epochs": 40, "probe_every": 30}}}))
-    folder = tmp_path / "study"
+@pytest.fixture(scope="module")
+def unbroken(finished, tmp_path_factory):
+    """A copy of the study whose dpo is longer, Snakemake's words for that run, its config, and the
+    run's numbers."""
+    folder = tmp_path_factory.mktemp("longer") / "study"
     shutil.copytree(finished, folder, symlinks=True)
-    target = RUNS / "dpo/seed0/trajectory.parquet"
-    whole = [str(target), "--allowed-rules", "finetune_dpo_by_token"]
-    snakemake(folder, *whole, config=[STUDY, overlay])
-    unbroken = (folder / target).read_bytes()
-    training = pd.read_parquet(folder / target.parent / "training.parquet")
+    overlay = folder / "long.yaml"
+    overlay.write_text(yaml.safe_dump({"runs": {"dpo": {"epochs": 40, "probe_every": 30}}}))
+    words = [str(RUNS / "dpo/seed0/trajectory.parquet"), "--allowed-rules", "finetune_dpo_by_token"]
+    snakemake(folder, *words, config=[STUDY, overlay])
+    run = folder / RUNS / "dpo/seed0"
+    numbers = (run / "trajectory.parquet").read_bytes(), pd.read_parquet(run / "training.parquet")
+    return folder, words, [STUDY, overlay], numbers
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_run_ends_with_the_same_trajectory(unbroken, kill):
+    """Killed after a checkpoint and run again: bit for bit the numbers of an unbroken run."""
+    folder, words, config, (numbers, training) = unbroken
+    target = Path(words[0])
     assert training["step"].iloc[-1] == 240
 
     broken = subprocess.Popen(
-        command(folder, *whole, "--forcerun", "finetune_dpo_by_token", config=[STUDY, overlay]),
+        command(folder, *words, "--forcerun", "finetune_dpo_by_token", config=config),
         env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         start_new_session=True,
     )  # fmt: skip
@@ -280,10 +297,10 @@ def test_a_killed_run_ends_with_the_same_trajectory(finished, tmp_path, kill):
     assert not (folder / target).exists()
     assert list(resume.glob("update-*"))
 
-    snakemake(folder, *whole, "--rerun-incomplete", config=[STUDY, overlay])
+    snakemake(folder, *words, "--rerun-incomplete", config=config)
     facts = json.loads((folder / target.parent / "run.json").read_text())
     assert facts["attempts"] == 2
-    assert (folder / target).read_bytes() == unbroken
+    assert (folder / target).read_bytes() == numbers
     resumed = pd.read_parquet(folder / target.parent / "training.parquet")
     clock = "rows_per_s"
     pd.testing.assert_frame_equal(resumed.drop(columns=clock), training.drop(columns=clock))

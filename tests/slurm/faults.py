@@ -29,6 +29,8 @@ STRIKE = 40  # the update after which a fault strikes
 RUN = {"epochs": 20, "probe_every": 1, "checkpoint_every": EVERY}  # 120 updates, each one logged
 # Where a fault needs minutes of training: six times the rows in an update.
 LONG = {"epochs": 1200, "batch_size": 24, "probe_every": 5, "checkpoint_every": 100}
+# ... and no other is to strike: by default these jobs have ten minutes, on a busy machine too few.
+AN_HOUR = ("--set-resources", "finetune_dpo_by_token:runtime=60")
 OVERLAYS = {
     "dpo": {"seeds": [0], "runs": {"dpo": RUN}},
     "long": {"seeds": [0], "runs": {"dpo": LONG}},
@@ -94,7 +96,7 @@ def kill_snakemake(study: Study, process: subprocess.Popen) -> subprocess.Popen:
     """`kill -9` of Snakemake; the same command again at once, while the job still runs."""
     process.kill()
     process.wait()
-    again = study.start(*training_rule(study))
+    again = study.start(*training_rule(study), *AN_HOUR)
     study.wait("second job", lambda: len(study.cluster.jobs(study.folder)) == 2, again, 300)
     assert study.trainings(), "the training ended before the restart: its run is too short"
     return again
@@ -130,7 +132,7 @@ FAULTS = {
     "node-down": Fault(node_down.__doc__, strike=node_down),
     "kill-training": Fault(kill_training.__doc__, strike=kill_training),
     "kill-snakemake": Fault(
-        kill_snakemake.__doc__, overlay="long", strike=kill_snakemake, again=False
+        kill_snakemake.__doc__, overlay="long", strike=kill_snakemake, words=AN_HOUR, again=False
     ),
     "memory": Fault(
         "The job exceeds its memory (a loss that leaks 4 MiB per update): SLURM kills it at "
@@ -146,7 +148,7 @@ FAULTS = {
             "finetune_dpo_by_token:runtime=3",
             "finetune_dpo_by_token:slurm_extra=--signal=TERM@60",
             "--retries",
-            "8",
+            "20",
         ),
     ),
 }
@@ -220,7 +222,7 @@ class Faults:
                 fault = FAULTS[name]
                 if fault.overlay not in self.undisturbed:
                     whole = self.study(fault, f"whole-{fault.overlay}")
-                    whole.finish(whole.start(*training_rule(whole)))
+                    whole.finish(whole.start(*training_rule(whole), *AN_HOUR))
                     self.undisturbed[fault.overlay] = whole
                     started = time.monotonic()
                 study = self.study(fault, name)
