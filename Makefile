@@ -11,8 +11,8 @@
 # make plan [TARGET=figures/squeeze.pdf]               what it will cost, what is done already
 # make preflight                                        is this place fit for the study?
 # make reliability                                      kills 50 times, and writes docs/reliability.md
-# make slurm-faults [FAULTS="scancel memory"]           strikes jobs of a real SLURM; prints the outcomes
-# make fuzz                                             2,000 cases of hostile input
+# make slurm-faults [FAULTS="scancel memory"]           strikes jobs of a real SLURM; all: writes it, too
+# make fuzz                                             2,000 cases of hostile input; writes it, too
 # make test | lint | clean
 SHELL := /bin/bash
 STUDY ?= toy
@@ -95,10 +95,10 @@ reliability: $(BIN)/.installed
 	$(BIN)/python -m tests.reliability.kills --kills 50 --write docs/reliability.md
 
 slurm-faults: $(BIN)/.installed
-	@$(BIN)/python -m tests.slurm.faults "$$FAULTS"
+	@$(BIN)/python -m tests.slurm.faults "$$FAULTS" $(if $(FAULTS),,--write docs/reliability.md)
 
 fuzz: $(BIN)/.installed
-	@$(BIN)/python -m tests.reliability.fuzz --cases 2000
+	@$(BIN)/python -m tests.reliability.fuzz --cases 2000 --write docs/reliability.md
 
 lint: $(BIN)/.installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

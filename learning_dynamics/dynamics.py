@@ -94,16 +94,33 @@ def series(
     Raises:
         InputError: when the trajectory has no such rows.
     """
+    steps, (values,) = columns(trajectory, [column], kind, split)
+    return steps, values
+
+
+def columns(
+    trajectory: pd.DataFrame, names: Sequence[str], kind: str, split: str = "train"
+) -> tuple[np.ndarray, np.ndarray]:
+    """:func:`series` of several columns, values (columns, evaluations, examples).
+
+    Raises:
+        InputError: when the trajectory has no such rows, or two of one evaluation and example.
+    """
     of_split = (trajectory["split"] == split).to_numpy()
-    here = (trajectory["response_type"] == kind).to_numpy()[of_split]
-    if not here.any():
+    rows = of_split & (trajectory["response_type"] == kind).to_numpy()
+    if not rows.any():
         raise InputError(f"trajectory: no rows of response_type {kind!r} in split {split!r}")
     # Imported runs may hold means alone, without an example_id: one column, "mean".
-    ids = trajectory["example_id"][of_split].fillna("mean")
-    number, examples = ids.factorize(sort=True)
-    steps, time = np.unique(trajectory["step"].to_numpy()[of_split][here], return_inverse=True)
-    values = np.full((len(steps), len(examples)), np.nan)
-    values[time, number[here]] = trajectory[column].to_numpy()[of_split][here]
+    ids = trajectory["example_id"].fillna("mean")
+    examples = np.sort(ids[of_split].unique())
+    steps, evaluation = np.unique(trajectory["step"].to_numpy()[rows], return_inverse=True)
+    example = pd.Index(examples).get_indexer(ids[rows])
+    if len(set(zip(evaluation, example, strict=True))) < len(example):
+        raise InputError(f"trajectory: several rows of response_type {kind!r} in split {split!r} "
+                         "for one step and example; expected one")  # fmt: skip
+    values = np.full((len(names), len(steps), len(examples)), np.nan)
+    for number, name in enumerate(names):
+        values[number, evaluation, example] = trajectory[name].to_numpy()[rows]
     return steps, values
 
 
@@ -201,30 +218,34 @@ def changes_table(runs: Mapping[str, Trajectories]) -> pd.DataFrame:
 
 
 def _change_row(runs: Trajectories, kind: str, split: str) -> dict:
-    whole = estimate(change(runs, "logp", [kind], split=split))
-    first, last, best = [], [], []
-    ends = {"p_label": [], "greedy_share": [], "prob_norm": []}
+    names = ["logp", *GREEDY_COLUMNS, "energy", "greedy_match", "prob_norm"]
+    ends, first, last, best = [], [], [], []
     for trajectory in runs.values():
-        means = np.nanmean(series(trajectory, "logp", kind, split)[1], axis=1)
-        first, last, best = [*first, means[0]], [*last, means[-1]], [*best, means.max()]
-        for name, column in (("p_label", "energy"), ("greedy_share", "greedy_match"),
-                             ("prob_norm", "prob_norm")):  # fmt: skip
-            value = np.nanmean(series(trajectory, column, kind, split)[1], axis=1)[[0, -1]]
-            ends[name].append(1 - value if name == "p_label" else value)
+        steps, values = columns(trajectory, names, kind, split)
+        means = np.nanmean(values, axis=2)
+        first, last, best = [*first, means[:, 0]], [*last, means[:, -1]], [*best, means[0].max()]
+        end = np.array([_interpolate(steps, v, last_step(trajectory)) for v in values[:4]])
+        ends.append(end - values[:4, 0])
+    start, end = (dict(zip(names, np.mean(v, axis=0), strict=True)) for v in (first, last))
+    changes = [estimate(np.array(by_seed)) for by_seed in zip(*ends, strict=True)]
     row = {
         "split": split,
         "response_type": kind,
-        "logp_start": np.mean(first),
-        "logp_end": np.mean(last),
-        "change": whole.value,
-        "change_low": whole.low,
-        "change_high": whole.high,
-        "from_best": np.mean(last) - np.mean(best),
+        "logp_start": start["logp"],
+        "logp_end": end["logp"],
+        "change": changes[0].value,
+        "change_low": changes[0].low,
+        "change_high": changes[0].high,
+        "from_best": end["logp"] - np.mean(best),
+        "p_label_start": 1 - start["energy"],
+        "p_label_end": 1 - end["energy"],
+        "greedy_share_start": start["greedy_match"],
+        "greedy_share_end": end["greedy_match"],
+        "prob_norm_start": start["prob_norm"],
+        "prob_norm_end": end["prob_norm"],
     }
-    for name, values in ends.items():
-        row[f"{name}_start"], row[f"{name}_end"] = np.mean(values, axis=0)
-    for column in GREEDY_COLUMNS:
-        greedy_change = estimate(change(runs, column, [kind], split=split))
-        row[f"{column}_change"] = greedy_change.value
-        row[f"{column}_low"], row[f"{column}_high"] = greedy_change.low, greedy_change.high
+    for column, it in zip(GREEDY_COLUMNS, changes[1:], strict=True):
+        row[f"{column}_change"], row[f"{column}_low"], row[f"{column}_high"] = (
+            it.value, it.low, it.high,
+        )  # fmt: skip
     return row

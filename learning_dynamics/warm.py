@@ -178,12 +178,12 @@ def _run(words: list[str], environment: dict[str, str], folder: str) -> int:
     return 0
 
 
-def start() -> tuple[subprocess.Popen, dict[str, str]]:
+def start(interpreter: str = sys.executable) -> tuple[subprocess.Popen, dict[str, str]]:
     """Start the process, which ends with this one; and the environment variables under which
     ``python`` is warm."""
     path = f"{tempfile.mkdtemp(prefix='warm-')}/jobs-of-{os.getpid()}"
     process = subprocess.Popen(
-        [sys.executable, "-m", "learning_dynamics.warm", "--serve", path, str(os.getpid())],
+        [interpreter, "-m", "learning_dynamics.warm", "--serve", path, str(os.getpid())],
         env={**os.environ, **MEMORY, "PYTHONPATH": str(CLIENT.parent)},
         stdin=subprocess.DEVNULL,
     )
@@ -193,9 +193,9 @@ def start() -> tuple[subprocess.Popen, dict[str, str]]:
 
 
 @contextlib.contextmanager
-def listening():  # noqa: ANN201
+def listening(interpreter: str = sys.executable):  # noqa: ANN201
     """The variables of :func:`start`; the process ends with the block."""
-    process, variables = start()
+    process, variables = start(interpreter)
     try:
         yield variables
     finally:

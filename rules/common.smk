@@ -23,6 +23,13 @@ from learning_dynamics.probe import SAMPLED_TYPES
 from learning_dynamics.provenance import digest_of
 from learning_dynamics.study import Study
 
+# As long as jobs wait, Snakemake 9.27 looks for work every second, once more for every job that has
+# ended (snakemake issue 3804): with 250 jobs, half of all CPU time. Without a limit to the rate of
+# jobs it does not; its default one is of no use here.
+rate = getattr(workflow.scheduling_settings, "max_jobs_per_timespan", None)
+if rate and (rate.max_jobs, rate.timespan) == (100, 1):
+    workflow.scheduling_settings.max_jobs_per_timespan = None
+
 tell(config, workflow.global_resources.get("cards").value)
 try:
     STUDY = Study(config, [ROOT / "config.yaml", *workflow.overwrite_configfiles])

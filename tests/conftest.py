@@ -24,6 +24,17 @@ TOYWORLD = STUDY.datasets["toyworld"]
 COMPUTE = {"device": "cpu", "precision": "fp32", "threads": 1, "batch_tokens": 600,
            "sharding": "none", "processes": 1, "tracker": None}  # fmt: skip
 
+# Files that take a minute or more, the longest first: no worker is left alone with one at the end.
+LONG = ["test_slurm.py", "test_pipeline.py", "test_parallel.py", "test_kills.py",
+        "test_hostile.py"]  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    """Long files first; the others as they were."""
+    order = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path.name, len(LONG)))
+
+
 settings.register_profile("fast", max_examples=40, deadline=None, derandomize=True)
 settings.load_profile("fast")
 

@@ -1,7 +1,8 @@
-"""One finetuning in several processes, for test_parallel: ``parallel_worker.py <folder> <job>``.
+"""Finetunings in one or several processes: ``parallel_worker.py <folder> <job>``, by test_parallel.
 
-With cuts in the job the run is broken off before each of those updates and taken up again, in a
-fresh learner, from the resume checkpoint; tables and model go to the folder."""
+A job has settings of the machine and several runs. A run with cuts is broken off before each of
+those updates and taken up again, in a fresh learner, from the resume checkpoint; its tables and
+model go to its folder."""
 
 import json
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from accelerate import Accelerator
 
 from learning_dynamics import finetune as loop
 from learning_dynamics import models, parallel
@@ -22,29 +24,30 @@ from learning_dynamics.tokens import Codec
 from learning_dynamics.trained import prepared
 from learning_dynamics.trajectory import probe_trees
 
+UPDATE = loop.update
+
 
 class Cut(Exception):
     """The run is broken off here."""
 
 
-def main() -> None:
-    folder, job = Path(sys.argv[1]), json.loads(sys.argv[2])
-    compute, spec = job["compute"], job["spec"]
-    accelerator = parallel.accelerator_of(compute)
+def train(folder: Path, compute: dict, run: dict, accelerator: Accelerator) -> None:
+    """One run, to its end."""
+    spec = run["spec"]
     model, tokenizer = models.load(folder / "init")
     pairs, probes = (read_table(folder / f"{n}.parquet", ["prompt"]) for n in ("pairs", "probes"))
     codec = Codec(tokenizer, 256, 128)
     reference = reference_logps(Engine(deepcopy(model)), pairs, codec, compute)
     rows = training_rows(pairs, codec, spec, 0, reference, probes)
-    out = folder / job["out"]
-    original, cuts, done = loop.update, list(job["cuts"]), []
+    out = folder / run["out"]
+    cuts, done = list(run["cuts"]), []
 
     def update(*given: object) -> dict:
         done.append(1)
         if cuts and len(done) == cuts[0]:
             cuts.pop(0)
             raise Cut
-        return original(*given)
+        return UPDATE(*given)
 
     loop.update = update
     while True:
@@ -65,6 +68,13 @@ def main() -> None:
         for name, table in tables.items():
             pd.DataFrame(table).to_parquet(out / f"{name}.parquet")
         (out / "counters.json").write_text(json.dumps(counters))
+
+
+def main() -> None:
+    folder, job = Path(sys.argv[1]), json.loads(sys.argv[2])
+    accelerator = parallel.accelerator_of(job["compute"])
+    for run in job["runs"]:
+        train(folder, job["compute"], run, accelerator)
     accelerator.end_training()
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

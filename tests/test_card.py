@@ -3,6 +3,7 @@
 import json
 import runpy
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,12 @@ def shuffled(rng, text):
 
 def clean_set(seed):
     """(probes, pairs) without a fault: 24 training and 12 test examples of 14 types."""
+    return tuple(table.copy() for table in made(seed))
+
+
+@cache
+def made(seed):
+    """What :func:`clean_set` copies."""
     rng = np.random.default_rng(seed)
     pairs = pd.DataFrame(
         [

@@ -278,8 +278,9 @@ def test_own_runs_to_figures_through_snakemake(tmp_path):
     wanted = ["figures/claims.pdf", "figures/published-sft.pdf", "tables/published.csv"]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "-d", str(tmp_path),
-         "--cores", "1", "--configfile", str(ROOT / "studies/own.yaml"), "--config",
+        [sys.executable, "-m", "learning_dynamics.warm", "snakemake", "-s",
+         str(ROOT / "Snakefile"), "-d", str(tmp_path), "--cores", "2",
+         "--configfile", str(ROOT / "studies/own.yaml"), "--config",
          f"published={tmp_path / 'runs'}", "--", *wanted],
         env={**os.environ, "PATH": path}, capture_output=True, text=True,
     )  # fmt: skip

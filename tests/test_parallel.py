@@ -20,20 +20,28 @@ MODES = {"one": (1, "none"), "two": (2, "none"), "sharded": (2, "fsdp")}
 
 
 @pytest.fixture(scope="module")
-def launch(tiny, toy_pairs, tmp_path_factory):
-    """Function that runs tests/parallel_worker.py: its folder of tables and model."""
+def runs(tiny, toy_pairs, tmp_path_factory):
+    """Folders of tables and model by mode and name of what tests/parallel_worker.py trained: a run
+    of KTO (its reference point is a statistic of the batch), the same broken off, and LoRA. One
+    start per mode."""
     folder = tmp_path_factory.mktemp("parallel")
     models.save(*tiny, folder / "init")
     toy_pairs.to_parquet(folder / "pairs.parquet")
     probed = toy_pairs.iloc[[0, 1, 2, 12, 13]]
     probes = [probed.assign(response_type=k, response=probed[k]) for k in ("chosen", "rejected")]
     pd.concat(probes).to_parquet(folder / "probes.parquet")
-
-    def start(out, mode, cuts=(), algorithm="dpo", **changes):
-        processes, sharding = MODES[mode]
-        compute = {**COMPUTE, "processes": processes, "sharding": sharding}
-        spec = run_spec(algorithm, epochs=8, optimizer="adamw", **changes)
-        job = {"out": out, "compute": compute, "spec": spec, "cuts": list(cuts)}
+    kto = run_spec("kto", epochs=8, optimizer="adamw", accumulate=2)
+    lora = run_spec("dpo", epochs=8, optimizer="adamw",
+                    lora={"rank": 2, "alpha": 4, "targets": "all-linear"})  # fmt: skip
+    # A cut counts from where the run goes on: up to two updates past the last checkpoint are lost.
+    cuts = np.random.default_rng(0).integers(3, 5, 10).tolist()
+    asked = {"whole": (kto, []), "broken": (kto, cuts), "lora": (lora, [])}
+    for mode, (processes, sharding) in MODES.items():
+        job = {
+            "compute": {**COMPUTE, "processes": processes, "sharding": sharding},
+            "runs": [{"out": f"{mode}-{name}", "spec": spec, "cuts": cuts}
+                     for name, (spec, cuts) in asked.items()],
+        }  # fmt: skip
         words = [str(ROOT / "tests/parallel_worker.py"), str(folder), json.dumps(job)]
         if processes > 1:
             words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
@@ -42,9 +50,7 @@ def launch(tiny, toy_pairs, tmp_path_factory):
         done = subprocess.run([sys.executable, *words], env=environment, capture_output=True,
                               text=True)  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]
-        return folder / out
-
-    return start
+    return {mode: {name: folder / f"{mode}-{name}" for name in asked} for mode in MODES}
 
 
 def tables(folder):
@@ -61,17 +67,11 @@ def scores(folder):
     return logp.gather(1, ids[0, 1:, None])[:, 0].tolist()
 
 
-@pytest.fixture(scope="module")
-def runs(launch):
-    """The same run in every mode; KTO, because its reference point is a statistic of the batch."""
-    return {mode: launch(mode, mode, algorithm="kto", accumulate=2) for mode in MODES}
-
-
 @pytest.mark.parametrize("mode", ["two", "sharded"])
 def test_processes_change_nothing_but_rounding(runs, mode):
     """Every number of the trajectory to 1e-5 relative, the training table too, and the model that
     is saved, which a single process loads."""
-    for one, other in zip(tables(runs["one"]), tables(runs[mode]), strict=True):
+    for one, other in zip(*(tables(runs[m]["whole"]) for m in ("one", mode)), strict=True):
         assert list(one.columns) == list(other.columns) and len(one) == len(other)
         for name in one.columns.drop(["rows_per_s"], errors="ignore"):
             if name == "rows":
@@ -82,27 +82,25 @@ def test_processes_change_nothing_but_rounding(runs, mode):
                 np.testing.assert_allclose(other[name], one[name], rtol=1e-5, atol=small)
             else:
                 assert (one[name] == other[name]).all()
-    assert scores(runs[mode]) == pytest.approx(scores(runs["one"]), rel=1e-5)
+    assert scores(runs[mode]["whole"]) == pytest.approx(scores(runs["one"]["whole"]), rel=1e-5)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_broken_off_at_ten_random_updates(launch, runs, mode):
+def test_broken_off_at_ten_random_updates(runs, mode):
     """Ten times broken off, each time taken up from the last checkpoint: the uninterrupted run, bit
     for bit."""
-    # A cut counts from where the run goes on: up to two updates past the last checkpoint are lost.
-    cuts = np.random.default_rng(0).integers(3, 5, 10).tolist()
-    broken = launch(f"{mode}-broken", mode, cuts, algorithm="kto", accumulate=2)
+    whole, broken = runs[mode]["whole"], runs[mode]["broken"]
     counters = json.loads((broken / "counters.json").read_text())
     assert counters["attempts"] == 11 and counters["updates"] == UPDATES
-    for one, other in zip(tables(runs[mode]), tables(broken), strict=True):
+    for one, other in zip(tables(whole), tables(broken), strict=True):
         columns = one.columns.drop(["rows_per_s"], errors="ignore")
         pd.testing.assert_frame_equal(one[columns], other[columns], check_exact=True)
 
 
-def test_adapters_in_shards(launch):
-    """LoRA under FSDP: the run of one process, and a merged model."""
-    lora = {"rank": 2, "alpha": 4, "targets": "all-linear"}
-    one, two = (launch(f"lora-{mode}", mode, lora=lora) for mode in ("one", "sharded"))
+@pytest.mark.parametrize("mode", ["two", "sharded"])
+def test_adapters_in_several_processes(runs, mode):
+    """LoRA, under FSDP too: the run of one process, and a merged model."""
+    one, two = (runs[m]["lora"] for m in ("one", mode))
     for mine, theirs in zip(tables(one), tables(two), strict=True):
         name = "logp" if "logp" in mine else "loss"
         np.testing.assert_allclose(theirs[name], mine[name], rtol=1e-5)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -53,12 +54,19 @@ def rules_of(output: str) -> set[str]:
     return {words[0] for words in pairs if len(words) == 2 and words[1].isdigit()} - {"total"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def start_warm():
-    """The jobs of these tests start as they do under make."""
-    with pytest.MonkeyPatch.context() as patch, warm.listening() as variables:
+@contextmanager
+def warm_jobs(interpreter: str = sys.executable):
+    """Jobs start as they do under make, forked from a process of ``interpreter``."""
+    with pytest.MonkeyPatch.context() as patch, warm.listening(interpreter) as variables:
         for name, value in variables.items():
             patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def start_warm():
+    """All jobs of these tests."""
+    with warm_jobs():
         yield
 
 
@@ -176,19 +184,18 @@ def test_second_run_and_touched_sources_do_nothing(finished):
 def test_figures_are_redrawn_without_torch(finished, tmp_path):
     """From tables and trajectories alone, where torch and transformers cannot be imported; a
     deleted figure is the only one that is drawn."""
-    python = tmp_path / "python"
-    python.write_text(
+    server = tmp_path / "python"
+    server.write_text(
         f"#!{sys.executable}\nimport runpy, sys\n"
         "class Refuse:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name.partition('.')[0] in ('torch', 'accelerate', 'peft'):\n"
         "            raise ImportError(name)\n"
         "sys.meta_path.insert(0, Refuse())\n"
-        "sys.argv = sys.argv[1:]\n"
-        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "sys.argv = sys.argv[2:]\n"
+        "runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)\n"
     )
-    python.chmod(0o755)
-    without = {**environment(), "PATH": f"{tmp_path}:{environment()['PATH']}"}
+    server.chmod(0o755)
     figures = finished / "figures"
     before = {path.name: path.read_bytes() for path in figures.glob("*.pdf")}
     for path in (figures, finished / "results/ci/figures"):
@@ -196,7 +203,9 @@ def test_figures_are_redrawn_without_torch(finished, tmp_path):
     assert rules_of(snakemake(finished, "-n")) == {"all", "draw_squeeze", "publish_figure"}
     for path in [*figures.glob("*.p*"), *finished.glob("results/ci/figures/*")]:
         path.unlink()
-    done = subprocess.run(command(finished), capture_output=True, text=True, env=without)
+    with warm_jobs(str(server)):  # beside it, the only other ``python`` is one that fails
+        only = {**environment(), "PATH": f"{warm.CLIENT}:{tmp_path}:{environment()['PATH']}"}
+        done = subprocess.run(command(finished), capture_output=True, text=True, env=only)
     assert done.returncode == 0, done.stdout + done.stderr
     assert {path.name: path.read_bytes() for path in figures.glob("*.pdf")} == before
 
@@ -262,24 +271,33 @@ def test_two_processes_train_on_what_the_policy_writes(finished, tmp_path):
     assert set(written["row"]) == set(range(24))
 
 
-@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_run_ends_with_the_same_trajectory(finished, tmp_path, kill):
-    """Killed after a checkpoint and run again: bit for bit the numbers of an unbroken run."""
-    overlay = tmp_path / "long.yaml"
-    long = {"epochs": 40, "probe_every": 30, "influence": {"every": 40}}
-    overlay.write_text(yaml.safe_dump({"runs": {"dpo": long}}))
-    folder = tmp_path / "study"
+@pytest.fixture(scope="module")
+def unbroken(finished, tmp_path_factory):
+    """A copy of the study whose dpo is longer, Snakemake's words for that run, its config, and the
+    run's numbers."""
+    folder = tmp_path_factory.mktemp("longer") / "study"
     shutil.copytree(finished, folder, symlinks=True)
+    overlay = folder / "long.yaml"
+    longer = {"epochs": 40, "probe_every": 30, "influence": {"every": 40}}
+    overlay.write_text(yaml.safe_dump({"runs": {"dpo": longer}}))
     target = RUNS / "dpo/seed0/trajectory.parquet"
-    whole = [str(target), "--allowed-rules", "finetune_dpo_by_token_along"]
-    snakemake(folder, *whole, config=[STUDY, overlay])
+    words = [str(target), "--allowed-rules", "finetune_dpo_by_token_along"]
+    snakemake(folder, *words, config=[STUDY, overlay])
     files = [folder / target, folder / target.with_name("influence.parquet")]
-    unbroken = [path.read_bytes() for path in files]
-    training = pd.read_parquet(folder / target.parent / "training.parquet")
+    numbers = {path: path.read_bytes() for path in files}
+    training = pd.read_parquet(files[0].with_name("training.parquet"))
+    return folder, words, [STUDY, overlay], numbers, training
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_run_ends_with_the_same_trajectory(unbroken, kill):
+    """Killed after a checkpoint and run again: bit for bit the numbers of an unbroken run."""
+    folder, words, config, numbers, training = unbroken
+    target = Path(words[0])
     assert training["step"].iloc[-1] == 240
 
     broken = subprocess.Popen(
-        command(folder, *whole, "--forcerun", whole[-1], config=[STUDY, overlay]),
+        command(folder, *words, "--forcerun", words[-1], config=config),
         env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         start_new_session=True,
     )  # fmt: skip
@@ -294,10 +312,10 @@ def test_a_killed_run_ends_with_the_same_trajectory(finished, tmp_path, kill):
     assert not (folder / target).exists()
     assert list(resume.glob("update-*"))
 
-    snakemake(folder, *whole, "--rerun-incomplete", config=[STUDY, overlay])
+    snakemake(folder, *words, "--rerun-incomplete", config=config)
     facts = json.loads((folder / target.parent / "run.json").read_text())
     assert facts["attempts"] == 2
-    assert [path.read_bytes() for path in files] == unbroken
+    assert {path: path.read_bytes() for path in numbers} == numbers
     resumed = pd.read_parquet(folder / target.parent / "training.parquet")
     clock = "rows_per_s"
     pd.testing.assert_frame_equal(resumed.drop(columns=clock), training.drop(columns=clock))

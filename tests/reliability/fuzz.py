@@ -79,8 +79,8 @@ def load(kinds: list[str]) -> None:
         getattr(sys.modules["transformers"], name)
 
 
-def fuzz(cases: int, number: int, kinds: list[str], folder: Path, limit: float) -> int:
-    """Run so many cases, print what came of them, and return how many broke something."""
+def fuzz(cases: int, number: int, kinds: list[str], folder: Path, limit: float) -> tuple[int, str]:
+    """Run so many cases and print what came of them; how many broke something, and the table."""
     from tests.reliability.cage import Cage
     from tests.reliability.cases import KINDS, Case
     from tests.reliability.valid import make
@@ -124,9 +124,9 @@ def fuzz(cases: int, number: int, kinds: list[str], folder: Path, limit: float) 
             found[f"[{kind}] {what[:120]} {ours[-1:]}"].append(_told(kind, case, step, outcome))
 
     one()
-    broken = _report(counts, found, number, time.monotonic() - started)
+    broken, table = _report(counts, found, number, time.monotonic() - started)
     parsed = sum(count["parsed"] for count in counts.values())
-    return broken + (parsed < LEAST * sum(count["cases"] for count in counts.values()))
+    return broken + (parsed < LEAST * sum(count["cases"] for count in counts.values())), table
 
 
 def _told(kind: str, case: Any, step: list[str], outcome: Any) -> str:
@@ -140,26 +140,27 @@ KINDS_OF_HARM = ["traceback", "unclear", "killed", "outside", "executed", "pickl
                  "secret", "half-written"]  # fmt: skip
 
 
-def _report(counts: dict, found: dict, number: int, seconds: float) -> int:
-    """Print the table and what was broken; how often something was."""
+def _report(counts: dict, found: dict, number: int, seconds: float) -> tuple[int, str]:
+    """Print what was broken and the table; how often something was, and the table in Markdown."""
     for what, cases in sorted(found.items(), key=lambda item: -len(item[1])):
         print(f"\n=== {len(cases)} × {what}")
         print("\n".join(cases[:SHOWN]))
-    names = ["cases", "commands", "apart", "parsed", "well", *KINDS_OF_HARM]
-    print("\n" + " ".join(f"{name:>12}" for name in ["kind", *names, "seconds"]))
+    names = ["cases", "commands", "apart", "parsed", "well", *KINDS_OF_HARM, "seconds"]
     total: Counter = Counter()
     for count in counts.values():
         total.update(count)
+    rows = [f"| kind | {' | '.join(names)} |", f"|---{'|---' * len(names)}|"]
     for kind, count in [*counts.items(), ("all", total)]:
-        numbers = [f"{count[name]:>12}" for name in names]
-        print(f"{kind:>12} {' '.join(numbers)} {count['seconds']:>12.1f}")
+        rows.append(f"| {kind} | {' | '.join(f'{count[name]:.0f}' for name in names)} |")
     broken = sum(total[name] for name in KINDS_OF_HARM)
     cases = max(1, total["cases"])
-    print(f"\n{total['cases']} cases, seed {number}: {total['parsed'] / cases:.0%} got past the "
-          f"parser, {total['well'] / cases:.0%} ended well; tracebacks {total['traceback']}, files "
-          f"outside {total['outside']}, executed {total['executed'] + total['pickle']}, all harm "
-          f"{broken}; {seconds:.0f} s")  # fmt: skip
-    return broken
+    said = (f"{total['cases']} cases, seed {number}: {total['parsed'] / cases:.0%} got past the "
+            f"parser, {total['well'] / cases:.0%} ended well; tracebacks {total['traceback']}, "
+            f"files outside {total['outside']}, executed {total['executed'] + total['pickle']}, "
+            f"all harm {broken}; {seconds:.0f} s")  # fmt: skip
+    table = "\n".join(rows)
+    print(f"\n{table}\n\n{said}")
+    return broken, f"{said}.\n\n{table}\n"
 
 
 def main() -> int:
@@ -169,6 +170,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=6)
     parser.add_argument("--kinds", nargs="*", help="only these")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after these")
+    parser.add_argument("--write", type=Path, help="a Markdown file whose table to replace")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         address, server = endpoint(Path(folder, "case", "reply"))
@@ -178,9 +180,16 @@ def main() -> int:
 
             kinds = args.kinds or list(KINDS)
             load(kinds)
-            return min(1, fuzz(args.cases, args.seed, kinds, Path(folder), args.seconds))
+            broken, table = fuzz(args.cases, args.seed, kinds, Path(folder), args.seconds)
         finally:
             os.kill(server, signal.SIGTERM)
+    if args.write:
+        from tests.reliability import page
+
+        words = f" --kinds {' '.join(kinds)}" if args.kinds else ""
+        typed = f"python -m tests.reliability.fuzz --cases {args.cases} --seed {args.seed}{words}"
+        page.write(args.write, "fuzz", f"`{typed}`: {table}")
+    return min(1, broken)
 
 
 if __name__ == "__main__":

@@ -29,8 +29,8 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from learning_dynamics.files import atomic
 from learning_dynamics.study import Study, load_config
+from tests.reliability import page
 from tests.reliability.processes import processes_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -344,11 +344,7 @@ def main() -> None:
     )
     print(text)
     if args.write:
-        page = args.write.read_text(encoding="utf-8")
-        start = page.index("<!-- kills -->\n") + len("<!-- kills -->\n")
-        end = page.index("<!-- end -->", start)
-        with atomic(args.write) as temporary:
-            temporary.write_text(page[:start] + text + page[end:], encoding="utf-8")
+        page.write(args.write, "kills", text)
 
 
 if __name__ == "__main__":

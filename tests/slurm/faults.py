@@ -1,12 +1,15 @@
 """Faults that strike a training on a cluster, each a real job of a real SLURM, and how it ends.
 
-    python -m tests.slurm.faults [NAME ...]    all, or some; prints docs/reliability.md's table
+    python -m tests.slurm.faults [NAME ...] [--write docs/reliability.md]    all, or some
 
 A fault has passed when Snakemake ends well and trajectory and training table equal those of an
-undisturbed run, bit for bit (without the clock's column).
+undisturbed run, bit for bit (without the clock's column). Beside them, the preflight: its job must
+end well, and tell of the signal before the time limit.
 """
 
+import argparse
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.reliability import page
 from tests.slurm.cluster import Cluster, cluster, missing
 from tests.slurm.study import Study
 
@@ -25,6 +29,8 @@ STRIKE = 40  # the update after which a fault strikes
 RUN = {"epochs": 20, "probe_every": 1, "checkpoint_every": EVERY}  # 120 updates, each one logged
 # Where a fault needs minutes of training: six times the rows in an update.
 LONG = {"epochs": 1200, "batch_size": 24, "probe_every": 5, "checkpoint_every": 100}
+# ... and no other is to strike: by default these jobs have ten minutes, on a busy machine too few.
+AN_HOUR = ("--set-resources", "finetune_dpo_by_token:runtime=60")
 OVERLAYS = {
     "dpo": {"seeds": [0], "runs": {"dpo": {**RUN, "influence": {"every": 100}}}},
     "long": {"seeds": [0], "runs": {"dpo": {**LONG, "influence": {"every": 1000}}}},
@@ -91,7 +97,7 @@ def kill_snakemake(study: Study, process: subprocess.Popen) -> subprocess.Popen:
     """`kill -9` of Snakemake; the same command again at once, while the job still runs."""
     process.kill()
     process.wait()
-    again = study.start(*training_rule(study))
+    again = study.start(*training_rule(study), *AN_HOUR)
     study.wait("second job", lambda: len(study.cluster.jobs(study.folder)) == 2, again, 300)
     assert study.trainings(), "the training ended before the restart: its run is too short"
     return again
@@ -127,7 +133,7 @@ FAULTS = {
     "node-down": Fault(node_down.__doc__, strike=node_down),
     "kill-training": Fault(kill_training.__doc__, strike=kill_training),
     "kill-snakemake": Fault(
-        kill_snakemake.__doc__, overlay="long", strike=kill_snakemake, again=False
+        kill_snakemake.__doc__, overlay="long", strike=kill_snakemake, words=AN_HOUR, again=False
     ),
     "memory": Fault(
         "The job exceeds its memory (a loss that leaks 4 MiB per update): SLURM kills it at "
@@ -143,10 +149,12 @@ FAULTS = {
             "finetune_dpo_by_token_along:runtime=3",
             "finetune_dpo_by_token_along:slurm_extra=--signal=TERM@60",
             "--retries",
-            "8",
+            "20",
         ),
     ),
 }
+
+NAMES = [*FAULTS, "preflight"]
 
 
 def suffer(fault: Fault, study: Study) -> Outcome:
@@ -177,50 +185,96 @@ def prepared(it: Cluster, folder: Path) -> Path:
     return folder
 
 
-def main(names: list[str]) -> int:
-    """Print the table; 0 when every fault has passed."""
-    unknown = [name for name in names if name not in FAULTS]
-    if unknown:
-        print(f"error: {unknown[0]}: no such fault; expected {', '.join(FAULTS)}", file=sys.stderr)
-        return 2
+def preflight(study: Study) -> str:
+    """Run the preflight; its words on the signal.
+
+    Raises:
+        AssertionError: when it does not end well, or had no signal; with Snakemake's output.
+    """
+    study.finish(study.start("preflight"))
+    said = re.search(r"cpu on .*: signal: (TERM came after .*, and the job was run again)",
+                     study.output())  # fmt: skip
+    assert said and "nothing is wrong" in study.output(), f"no signal\n{study.output()}"
+    return said[1]
+
+
+class Faults:
+    """Faults on a cluster, each in a copy of one study, in ``root``."""
+
+    def __init__(self, it: Cluster, root: Path) -> None:
+        self.cluster, self.root = it, root
+        self.base = prepared(it, root / "base")
+        self.undisturbed: dict[str, Study] = {}
+
+    def study(self, fault: Fault, name: str) -> Study:
+        """A copy of the study in a folder ``name``, with the run of a fault."""
+        return Study(self.cluster, self.root / name, OVERLAYS[fault.overlay], self.base, fault.run)
+
+    def row(self, name: str) -> tuple[bool, str]:
+        """Whether a fault, or the preflight, ended as it should, and its row of the table."""
+        started = time.monotonic()
+        try:
+            if name == "preflight":
+                study = Study(self.cluster, self.root / name, {"seeds": [0]}, self.base)
+                good, said = True, preflight(study)
+                jobs = len(self.cluster.jobs(study.folder))
+                cells = ["`snakemake preflight --profile slurm`", jobs, "", "", said]
+            else:
+                fault = FAULTS[name]
+                if fault.overlay not in self.undisturbed:
+                    whole = self.study(fault, f"whole-{fault.overlay}")
+                    whole.finish(whole.start(*training_rule(whole), *AN_HOUR))
+                    self.undisturbed[fault.overlay] = whole
+                    started = time.monotonic()
+                study = self.study(fault, name)
+                out = suffer(fault, study)
+                good = study.equals(self.undisturbed[fault.overlay]) and out.expected(fault)
+                repeated = ", ".join(map(str, out.repeated)) or "none"
+                cells = [fault.does, out.jobs, out.attempts, f"{repeated} of {out.updates}",
+                         "the same numbers" if good else "**not as it should**"]  # fmt: skip
+        except AssertionError as error:
+            print(error, file=sys.stderr)
+            good, cells = False, ["", "", "", "", f"**{str(error).splitlines()[0]}**"]
+        seconds = f"{time.monotonic() - started:.0f}"
+        return good, f"| {' | '.join(map(str, [name, *cells, seconds]))} |\n"
+
+
+HEAD = """\
+| fault | what was done | jobs | attempts | updates repeated | outcome | seconds |
+|---|---|---|---|---|---|---|
+"""
+
+
+def main() -> int:
+    """Print the table; 0 when everything has passed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(NAMES)}; default: all")
+    parser.add_argument("--write", type=Path, help="a Markdown file whose section SLURM to replace")
+    args = parser.parse_args()
+    names = " ".join(args.names).split() or NAMES
+    if unknown := [name for name in names if name not in NAMES]:
+        parser.error(f"{unknown[0]}: no such fault; expected {', '.join(NAMES)}")
     if reason := missing():
-        print(f"error: {reason}", file=sys.stderr)
-        return 2
+        parser.error(reason)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and the cluster goes down
-    passed = True
+    began, text, passed = time.monotonic(), HEAD, True
+    print(HEAD, end="", flush=True)
     with tempfile.TemporaryDirectory(prefix="slurm-", ignore_cleanup_errors=True) as place:
         root = Path(place).resolve()
         root.chmod(0o755)
         with cluster(root / "cluster") as it:
-            base = prepared(it, root / "base")
-            undisturbed: dict[str, Study] = {}
-            print(
-                "| fault | what was done | jobs | attempts | updates repeated | outcome | seconds |"
-            )
-            print("|---|---|---|---|---|---|---|", flush=True)
-            for name in names or FAULTS:
-                fault = FAULTS[name]
-                given = (OVERLAYS[fault.overlay], base, fault.run)
-                if fault.overlay not in undisturbed:
-                    whole = Study(it, root / f"whole-{fault.overlay}", *given)
-                    whole.finish(whole.start(*training_rule(whole)))
-                    undisturbed[fault.overlay] = whole
-                started = time.monotonic()
-                study = Study(it, root / name, *given)
-                try:
-                    out = suffer(fault, study)
-                except AssertionError as error:
-                    print(f"| {name} | {fault.does} | | | | **{error}** | |", flush=True)
-                    passed = False
-                    continue
-                good = study.equals(undisturbed[fault.overlay]) and out.expected(fault)
-                passed &= good
-                print(f"| {name} | {fault.does} | {out.jobs} | {out.attempts} "
-                      f"| {', '.join(map(str, out.repeated)) or 'none'} of {out.updates} "
-                      f"| {'the same numbers' if good else '**not as it should**'} "
-                      f"| {time.monotonic() - started:.0f} |", flush=True)  # fmt: skip
+            faults, version = Faults(it, root), it.run("sinfo", "--version")
+            for name in names:
+                good, row = faults.row(name)
+                print(row, end="", flush=True)
+                text, passed = text + row, passed and good
+    if args.write:
+        words = "" if names == NAMES else f" {' '.join(names)}"
+        minutes = (time.monotonic() - began) / 60
+        said = f"`python -m tests.slurm.faults{words}`, {version}, {minutes:.0f} min:\n\n{text}"
+        page.write(args.write, "slurm", said)
     return 0 if passed else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main(" ".join(sys.argv[1:]).split()))
+    sys.exit(main())

@@ -17,9 +17,9 @@ pytestmark = pytest.mark.pipeline
 
 @pytest.fixture(scope="module")
 def running():
-    """A cluster; skips where there can be none, but not on a CI that could have one."""
+    """A cluster; skips where SLURM is not installed, but never on CI."""
     if reason := cluster.missing():
-        if os.environ.get("CI") == "true" and cluster.installable():
+        if os.environ.get("CI") == "true":
             pytest.fail(reason)
         pytest.skip(reason)
     # Not pytest's folder, which only its owner may enter: munge refuses that.
