@@ -11,10 +11,9 @@ import pandas as pd
 from learning_dynamics.frontier import seeds_interval, with_interval
 from learning_dynamics.proxies import rank_correlation
 
-# Of a mutual.parquet: influence of a response (update) on another (observed), nats per unit of
-# learning rate; ‖A_o‖²_F, ‖G_u‖²_F, ‖∂ log π_o/∂η‖²_F and the mean of the latter's entries.
-COLUMNS = ["update_id", "update_type", "update_tokens", "observed_id", "observed_type",
-           "observed_tokens", "influence", "a_sq", "g_sq", "delta_sq", "sign_delta"]  # fmt: skip
+# What is read of a mutual.parquet (docs/architecture.md).
+NEEDS = ["update_id", "update_type", "update_tokens", "observed_id", "observed_type",
+         "observed_tokens", "influence", "a_sq", "g_sq", "delta_sq", "sign_delta"]  # fmt: skip
 SCOPES = ["all", "within", "between"]
 UNITS = ["influence", "cosine", "per_token"]
 # Each proxy with the kernel in its own units.

@@ -84,7 +84,7 @@ def test_measure_leaves_weights_and_end_of_text(engine):
          "n_tokens": [2, 1, 5, 3, 1, 4]}
     )  # fmt: skip
     table = mutual.measure(engine, PROMPTS, identity, 600, 10**6)
-    assert list(table) == stability.COLUMNS and len(table) == 36
+    assert list(table) == mutual.COLUMNS == stability.NEEDS and len(table) == 36
     assert all((p == q).all() for p, q in zip(before, engine.parameters(), strict=True))
     sizes = iter(identity["n_tokens"])
     cut = [Tree(t.prompt, [r[: next(sizes)] for r in t.responses]) for t in PROMPTS]
@@ -107,7 +107,7 @@ def synthetic(matrix, types="uvwx", prompts="ab", seed=0):
         for i, u in enumerate(names)
         for j, o in enumerate(names)
     ]
-    return pd.DataFrame(rows, columns=stability.COLUMNS)
+    return pd.DataFrame(rows, columns=stability.NEEDS)
 
 
 def positive(size, seed=0):
