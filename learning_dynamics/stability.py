@@ -11,10 +11,9 @@ import pandas as pd
 from learning_dynamics.frontier import seeds_interval, with_interval
 from learning_dynamics.proxies import rank_correlation
 
-# Of a mutual.parquet: influence of a response (update) on another (observed), nats per unit of
-# learning rate; ‖A_o‖²_F, ‖G_u‖²_F, ‖∂ log π_o/∂η‖²_F and the mean of the latter's entries.
-COLUMNS = ["update_id", "update_type", "update_tokens", "observed_id", "observed_type",
-           "observed_tokens", "influence", "a_sq", "g_sq", "delta_sq", "sign_delta"]  # fmt: skip
+# What is read of a mutual.parquet (docs/architecture.md).
+NEEDS = ["update_id", "update_type", "update_tokens", "observed_id", "observed_type",
+         "observed_tokens", "influence", "a_sq", "g_sq", "delta_sq", "sign_delta"]  # fmt: skip
 SCOPES = ["all", "within", "between"]
 UNITS = ["influence", "cosine", "per_token"]
 # Each proxy with the kernel in its own units.
@@ -140,20 +139,18 @@ def _same_sign(one: pd.DataFrame, two: pd.DataFrame) -> float:
 
 
 def by_types(stages: Stages) -> pd.DataFrame:
-    """The kernel and its proxies by type: ``stage, scope, update, observed, unit, value, low,
-    high, seeds``; scopes ``within`` and ``between``."""
-    rows = []
+    """The kernel and its proxies by type: ``stage, scope, update, observed, seeds``, and for each
+    of :data:`UNITS` and :data:`PROXIES` the mean over seeds, ``<name>_low`` and ``<name>_high``;
+    scopes ``within`` and ``between``."""
+    columns, rows = [*UNITS, *PROXIES], []
     for stage, by_seed in stages.items():
-        parts = [
-            in_units(table).groupby(["scope", *PAIR])[[*UNITS, *PROXIES]].mean()
-            for table in by_seed.values()
-        ]
-        for unit in [*UNITS, *PROXIES]:
-            wide = pd.concat([part[unit] for part in parts], axis=1)
-            for (scope, update, observed), values in wide.iterrows():
-                value = _interval(values.dropna())
-                rows.append({"stage": stage, "scope": scope, "update": update, "observed": observed,
-                             "unit": unit, **value, "seeds": int(values.count())})  # fmt: skip
+        parts = [in_units(t).groupby(["scope", *PAIR])[columns].mean() for t in by_seed.values()]
+        groups = pd.concat(parts).groupby(level=[0, 1, 2])
+        for (scope, update, observed), values in groups:
+            row = {"stage": stage, "scope": scope, "update": update, "observed": observed}
+            for name in columns:
+                row |= with_interval(name, seeds_interval(values[name]))
+            rows.append({**row, "seeds": len(values)})
     return pd.DataFrame(rows)
 
 

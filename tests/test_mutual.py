@@ -84,7 +84,7 @@ def test_measure_leaves_weights_and_end_of_text(engine):
          "n_tokens": [2, 1, 5, 3, 1, 4]}
     )  # fmt: skip
     table = mutual.measure(engine, PROMPTS, identity, 600, 10**6)
-    assert list(table) == stability.COLUMNS and len(table) == 36
+    assert list(table) == mutual.COLUMNS == stability.NEEDS and len(table) == 36
     assert all((p == q).all() for p, q in zip(before, engine.parameters(), strict=True))
     sizes = iter(identity["n_tokens"])
     cut = [Tree(t.prompt, [r[: next(sizes)] for r in t.responses]) for t in PROMPTS]
@@ -107,7 +107,7 @@ def synthetic(matrix, types="uvwx", prompts="ab", seed=0):
         for i, u in enumerate(names)
         for j, o in enumerate(names)
     ]
-    return pd.DataFrame(rows, columns=stability.COLUMNS)
+    return pd.DataFrame(rows, columns=stability.NEEDS)
 
 
 def positive(size, seed=0):
@@ -160,6 +160,12 @@ def test_numbers_by_hand():
     assert means["within", "u", "v"] == (matrix[0, 1] + matrix[2, 3]) / 2
     assert means["between", "u", "v"] == (matrix[0, 3] + matrix[2, 1]) / 2
     assert means["between", "u", "u"] == (matrix[0, 2] + matrix[2, 0]) / 2
+    seeds = {0: synthetic(matrix, "uv"), 1: synthetic(3 * matrix, "uv")}
+    written = stability.by_types({"s": seeds})
+    row = value(written, scope="within", update="u", observed="v")
+    assert row["influence"] == 2 * means["within", "u", "v"] and row["seeds"] == 2
+    half = 12.7062 * means["within", "u", "v"]  # t of one degree of freedom × standard error
+    assert row["influence_high"] - row["influence"] == pytest.approx(half, rel=1e-4)
     cosine = table.set_index(stability.RESPONSES)["cosine"]
     assert cosine["a", "u", "b", "v"] == pytest.approx(matrix[0, 3] / (matrix[0, 0] * 16) ** 0.5)
     names = {"index": list("uvw"), "columns": list("uvw")}
@@ -201,11 +207,11 @@ def test_figure_says_what_the_tables_say(tmp_path, count):
     study = {"study": "s", "dataset": "d", "model": "m", "seeds": list(range(count)), "examples": 2}
     found = figure.draw(study, *tables, None)
     maps, panels = found.axes[:2], found.axes[3:]  # between them the scale of the colours
-    cosines = tables[0][(tables[0]["stage"] == "base") & (tables[0]["unit"] == "cosine")]
+    cosines = tables[0][tables[0]["stage"] == "base"]
     grid = np.asarray(maps[0].images[0].get_array())
     for i, j, scope in ((2, 0, "within"), (0, 2, "between"), (1, 1, "between")):
         of = {"update": "uvwx"[i], "observed": "uvwx"[j], "scope": scope}
-        assert grid[i, j] == pytest.approx(value(cosines, **of)["value"])
+        assert grid[i, j] == pytest.approx(value(cosines, **of)["cosine"])
     along = value(tables[1], compared="stages", scope="within", unit="influence",
                   statistic="each_update")["value"]  # fmt: skip
     assert any(np.allclose(line.get_ydata(), [along]) for line in panels[0].get_lines()

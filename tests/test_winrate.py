@@ -436,7 +436,7 @@ def test_models_are_saved_where_answers_are_written():
     assert study.checkpoints("dpo-matched") == ["0.5"]
     assert STUDY.states("hallucination")["sft", 0] == ("base", None)
     config = {name: entry for name, entry in study.config["figures"].items()
-              if name not in ("winrate", "hallucination", "forks")}  # fmt: skip
+              if name not in ("winrate", "hallucination", "forks", "kernel")}  # fmt: skip
     bare = load_config([ROOT / "config.yaml"])
     bare["figures"] = config
     assert Study(bare).checkpoints("dpo") == []

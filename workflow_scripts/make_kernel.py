@@ -17,7 +17,7 @@ def main() -> None:
     args = parser.parse_args()
     stages: dict[str, dict] = {}
     for entry in args.files:
-        table = read_table(entry["path"], stability.COLUMNS)
+        table = read_table(entry["path"], stability.NEEDS)
         stages.setdefault(entry["stage"], {})[entry["seed"]] = table
     for path, make in (
         (args.kernel, stability.by_types),

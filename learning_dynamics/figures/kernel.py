@@ -88,8 +88,8 @@ def _heat_maps(figure: Figure, panels: list[Axes], table: pd.DataFrame, stages: 
     grids = []
     for stage in (stages[0], stages[-1]):
         wide = {
-            scope: _rows(table, {"stage": stage, "scope": scope, "unit": "cosine"})
-            .pivot(index="update", columns="observed", values="value")
+            scope: _rows(table, {"stage": stage, "scope": scope})
+            .pivot(index="update", columns="observed", values="cosine")
             .reindex(index=kinds, columns=kinds)
             for scope in SCOPES
         }

@@ -16,7 +16,10 @@ from learning_dynamics.influence.directions import trainable
 from learning_dynamics.influence.predict import Probes, _line, _step_size, response_gradient
 from learning_dynamics.one_update import a_norm_sq, token_log_probs
 from learning_dynamics.scoring import Engine, Tree, residual_norms
-from learning_dynamics.stability import COLUMNS
+
+# docs/architecture.md; what reads it is learning_dynamics.stability.
+COLUMNS = ["update_id", "update_type", "update_tokens", "observed_id", "observed_type",
+           "observed_tokens", "influence", "a_sq", "g_sq", "delta_sq", "sign_delta"]  # fmt: skip
 
 
 def gram(engine: Engine, trees: Sequence[Tree], most_bytes: int) -> np.ndarray:
@@ -112,7 +115,7 @@ def measure(
     batch_tokens: int,
     most_bytes: int,
 ) -> pd.DataFrame:
-    """Table of :data:`stability.COLUMNS`, one row per ordered pair of responses.
+    """Table of :data:`COLUMNS`, one row per ordered pair of responses.
 
     Args:
         engine: the model; its weights are as they were afterwards.
