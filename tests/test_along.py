@@ -11,6 +11,7 @@ from matplotlib.text import Text
 
 from learning_dynamics import along, influence, models
 from learning_dynamics import finetune as loop
+from learning_dynamics.claims import CLAIMS, mechanism, report
 from learning_dynamics.errors import InputError
 from learning_dynamics.figures import influence as drawing
 from learning_dynamics.figures import style
@@ -394,3 +395,64 @@ def test_the_figure_says_the_scores(tmp_path, seeds):
         assert any(text.startswith(f"R² = {value:.2f}".replace("-", "−")) for text in texts)
     style.save(figure, [tmp_path / "a.pdf"])
     assert (tmp_path / "a.pdf").stat().st_size > 10_000
+
+
+# -- claims ----------------------------------------------------------------------------------
+
+
+def followed(share, seed=0, kinds=(*KINDS, "irr_hum", "random_nonhum")):
+    """What a run's windows left, of which first-order steps predict a share."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for step, updates in ((20, 1), (20, 16), (140, 1), (140, 16)):
+        for kind in kinds:
+            for example in range(3):
+                pull = {"chosen": 3.0, "rejected": -5.0}.get(kind, -2.0)
+                value = pull + 0.1 * rng.normal()
+                rows.append({"step": step, "updates": updates, "factor": 1.0, "lr": 1e-4,
+                             "example_id": f"e{example}", "response_type": kind, "n_tokens": 4,
+                             "measured": value, "steps": share * value})  # fmt: skip
+    return pd.DataFrame(rows).reindex(columns=along.COLUMNS)
+
+
+CLAIM = {claim.id: claim for claim in CLAIMS}
+
+
+def test_claims_say_what_the_first_order_predicts():
+    """Where steps predict 70% of everything, 70% of every linear part; of two shares, the ratio of
+    sums with the interval of its linearisation; by the longest windows alone."""
+    from learning_dynamics.dynamics import t_quantile
+
+    runs = {role: {seed: followed(0.7, seed) for seed in (0, 1, 2)} for role in ("sft", "dpo")}
+    found = {name: mechanism.shares(claim, runs) for name, claim in CLAIM.items()}
+    linear = {"C1": 2, "C3": 1, "C11": 1, "C14": 4, "S1": 1, "S2": 2}
+    for name, count in linear.items():
+        assert len(found[name]) == count, name
+        for row in found[name].values():
+            assert row["first_order"] == pytest.approx(0.7)
+            assert row["first_order_low"] == pytest.approx(0.7)
+    assert "others" in found["C11"] and "y⁺" in found["S2"]
+    for name in ("C2", "C5", "C7", "C8", "C9", "C12", "C15", "C16a", "C17", "O1"):
+        assert found[name] == {}, name
+    shares = (0.5, 0.6, 1.0)
+    runs = {"dpo": {seed: followed(share, seed) for seed, share in enumerate(shares)}}
+    sums = []
+    for table in runs["dpo"].values():
+        rows = table[(table["updates"] == 16) & (table["response_type"] == "rejected")]
+        sums.append(rows[["steps", "measured"]].sum().to_numpy() / 3)
+    predicted, measured = np.transpose(sums)
+    ratio = predicted.sum() / measured.sum()
+    left = predicted - ratio * measured
+    half = t_quantile(2) * left.std(ddof=1) / np.sqrt(3) / abs(measured.mean())
+    row = mechanism.shares(CLAIM["C14"], runs)["rejected"]
+    assert list(row.values()) == pytest.approx([ratio, ratio - half, ratio + half])
+    assert report.first_order(row).startswith(f"{ratio:.0%} [")
+
+
+def test_a_share_of_nothing_is_not_given():
+    """One seed; seeds that disagree on the sign; no run followed."""
+    runs = {"dpo": {0: followed(0.7)}}
+    assert mechanism.shares(CLAIM["C14"], runs) == mechanism.shares(CLAIM["C14"], {}) == {}
+    flipped = followed(0.7, 1).assign(measured=lambda table: -table["measured"])
+    assert mechanism.shares(CLAIM["C14"], {"dpo": {0: followed(0.7), 1: flipped}}) == {}
+    assert report.first_order(dict.fromkeys(mechanism.NAMES, np.nan)) == "–"
