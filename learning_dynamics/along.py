@@ -5,28 +5,11 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from learning_dynamics.dynamics import DRAWS, estimate, interval, seeds_interval
 from learning_dynamics.frontier import with_interval
+from learning_dynamics.influence_table import PARTS
 
-PARTS = ["through_chosen", "through_rejected", "rest"]
-SCHEMA = pa.schema(
-    [
-        ("step", pa.int32()),  # updates done when the window begins
-        ("updates", pa.int32()),  # L, of the window
-        ("factor", pa.float64()),  # that multiplies the step; 1 but where updates is 1
-        ("lr", pa.float64()),  # of the window's first update
-        ("example_id", pa.string()),
-        ("response_type", pa.string()),
-        ("n_tokens", pa.int32()),
-        *[
-            (name, pa.float64())  # nats; overlap and hidden without a unit
-            for name in ("measured", "steps", "start", *PARTS, "overlap", "hidden")
-        ],
-    ]
-)
-COLUMNS = SCHEMA.names
 PREDICTORS = ["steps", "start", "overlap", "hidden"]
 BASELINES = PREDICTORS[2:]
 SCORES = ["r2", "r2_change", "slope", "share"]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from learning_dynamics.along import COLUMNS
 from learning_dynamics.errors import InputError
 from learning_dynamics.files import read_table, read_texts
+from learning_dynamics.influence_table import COLUMNS
 from learning_dynamics.pairs import PAIR_COLUMNS
 from learning_dynamics.probe import PROBE_COLUMNS
 from learning_dynamics.sources import read_rows

@@ -14,6 +14,12 @@ rule make_claims:
             for run in dict.fromkeys(claim_roles(entry).values())
             for seed in STUDY.seeds
         ],
+        followed=[
+            f"{run_folder(column['dataset'], column['model'], run, seed)}/influence.parquet"
+            for column in claim_columns()
+            for run in column["followed"].values()
+            for seed in STUDY.seeds
+        ],
         probes=[
             f"{RESULTS}/data/{dataset}/probe.parquet"
             for dataset in dict.fromkeys(

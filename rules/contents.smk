@@ -228,6 +228,9 @@ def claim_columns():
                 "dataset": entry["dataset"],
                 "model": entry["model"],
                 "runs": roles,
+                "followed": {
+                    r: n for r, n in roles.items() if STUDY.runs[n]["influence"]
+                },
                 "text": entry.get("text"),
                 "one_step": place(entry) == (squeeze["dataset"], squeeze["model"]),
                 "win_rates": place(entry)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from learning_dynamics import along, parallel, token_trajectory, trajectory, usage
+from learning_dynamics import influence_table, parallel, token_trajectory, trajectory, usage
 from learning_dynamics.algorithms import algorithm
 from learning_dynamics.command import add_model, load_model
 from learning_dynamics.errors import run_script
@@ -122,7 +122,7 @@ def main() -> None:
         if "tokens" in tables:
             token_trajectory.write(args.out / "tokens.parquet", tables["tokens"])
         if "influence" in tables:
-            write_table(args.out / "influence.parquet", tables["influence"], along.SCHEMA)
+            write_table(args.out / "influence.parquet", tables["influence"], influence_table.SCHEMA)
         write_json(
             args.out / "run.json",
             {

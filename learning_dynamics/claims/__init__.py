@@ -3,7 +3,7 @@ set × model (docs/statistics.md, section "Claims"). Torch-free.
 
 ``parts`` says what a claim is, ``sft`` and ``dpo`` declare them, ``evidence`` is what they read,
 ``inference`` how numbers become verdicts, ``verdicts`` the tables, ``report`` the text,
-``imported`` the roles of the published runs.
+``imported`` the roles of the published runs, ``mechanism`` what first-order influence predicts.
 """
 
 from learning_dynamics.claims.evidence import Evidence, Missing

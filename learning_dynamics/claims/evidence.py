@@ -2,11 +2,12 @@
 of their start (docs/statistics.md, section "Claims")."""
 
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from learning_dynamics.along import Runs
 from learning_dynamics.dynamics import mean_over_kinds
 
 SHUFFLED = "random_"  # types of shuffled words begin so
@@ -242,6 +243,25 @@ class Evidence:
     def _clusters(self, values: np.ndarray) -> np.ndarray:
         examples = values.shape[-1]
         return self.clusters if len(self.clusters) == examples else np.arange(examples)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One data set × model: what its claims are judged by.
+
+    Attributes:
+        origin: whose runs they are: the study's name, or ``published``. Columns of one origin are
+            corrected together.
+        dose: learning rate × updates of each role's run, in words.
+        followed: influence.parquet of the roles whose runs have it.
+    """
+
+    origin: str
+    dataset: str
+    model: str
+    evidence: Evidence
+    dose: Mapping[str, str] = field(default_factory=dict)
+    followed: Runs = field(default_factory=dict)
 
 
 def read(steps: np.ndarray, values: np.ndarray, at: float | np.ndarray) -> np.ndarray:

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
+from learning_dynamics.claims.evidence import Column
 from learning_dynamics.claims.recorded import Recorded
-from learning_dynamics.claims.verdicts import Column
 
 # Rows of the released HH probing file that share a first turn with an earlier row.
 CONTINUES = {24: 18, 144: 53, 176: 11, 234: 226, 237: 50, 450: 402, 459: 419, 478: 428}

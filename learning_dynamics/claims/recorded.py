@@ -7,8 +7,7 @@ import numpy as np
 import pandas as pd
 
 from learning_dynamics import inputs
-from learning_dynamics.claims.evidence import VALLEY, Evidence, Missing
-from learning_dynamics.claims.verdicts import Column
+from learning_dynamics.claims.evidence import VALLEY, Column, Evidence, Missing
 from learning_dynamics.dynamics import Trajectories
 from learning_dynamics.errors import InputError
 from learning_dynamics.files import read_texts
@@ -158,7 +157,7 @@ def column(results: str, study: dict, spec: dict, win_rates: pd.DataFrame | None
         study: ``study`` (its name) and ``seeds``.
         spec: ``dataset, model, runs`` (by role), ``rates`` (of learning, by role), ``text``,
             ``one_step`` and ``win_rates`` (whether there are any), ``peers``: the same runs of
-            other models.
+            other models, ``followed``: those of ``runs`` with influence.parquet.
         win_rates: the rows of :func:`win_rates`.
     """
     place = {"seeds": study["seeds"], **spec}
@@ -181,7 +180,8 @@ def column(results: str, study: dict, spec: dict, win_rates: pd.DataFrame | None
         role: max(int(t["step"].max()) for t in runs[role].values()) for role in spec["runs"]
     }
     doses = {role: f"{rate:g} × {updates[role]}" for role, rate in spec["rates"].items()}
-    return Column(study["study"], spec["dataset"], spec["model"], evidence, doses)
+    followed = inputs.followed(results, {**place, "runs": spec["followed"]})
+    return Column(study["study"], spec["dataset"], spec["model"], evidence, doses, followed)
 
 
 def win_rates(path: str) -> pd.DataFrame:

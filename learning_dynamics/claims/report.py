@@ -8,6 +8,7 @@ import pandas as pd
 from learning_dynamics.claims.evidence import VALLEY
 from learning_dynamics.claims.imported import OWN
 from learning_dynamics.claims.inference import NOT_TESTABLE
+from learning_dynamics.claims.mechanism import NAMES
 from learning_dynamics.dynamics import Trajectories, series
 
 DIGITS = {"%": 1, "points": 2, "r": 2, "nats": 2}
@@ -26,25 +27,28 @@ def as_markdown(claims: pd.DataFrame, parts: pd.DataFrame) -> str:
         "# Claims",
         "",
         'Effects in percent of their start (docs/statistics.md, "Claims"), from each run\'s own '
-        "start; interval: 95%; the verdict is corrected for looking at many claims.",
+        "start; interval: 95%; the verdict is corrected for looking at many claims. Predicted by "
+        "first order: the share of the effect that first-order influence predicts, step by step, "
+        "where the runs were followed.",
         "",
         "| claim | data set, model | what decides | effect [95% interval] | nats | smallest "
-        "| dose (lr × updates) | interval | verdict |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| dose (lr × updates) | interval | predicted by first order | verdict |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in claims.to_dict("records"):
         where = f"{row['dataset']}, {row['model']}"
         where += f" ({row['origin']})" if row["origin"] in ("published", OWN) else ""
         head = f"| {row['claim']}: {row['words']} | {where} "
         if row["verdict"] == NOT_TESTABLE:
-            lines.append(f"{head}| – | – | – | – | – | – | not testable: lacks {row['missing']} |")
+            nothing = "| – " * 7
+            lines.append(f"{head}{nothing}| not testable: lacks {row['missing']} |")
             continue
         nats = "–" if pd.isna(row["nats"]) else f"{row['nats']:+.1f}".replace("-", "−")
         dose = row["dose"] if isinstance(row["dose"], str) else "–"
         lines.append(
             f"{head}| {row['quantity']} | {effect(row)} | {nats} | "
             f"{number(row['smallest'], row['unit'])} | {dose} | {over(row)} | "
-            f"**{row['verdict']}** |"
+            f"{first_order(row)} | **{row['verdict']}** |"
         )
     lines += ["", "# Their parts", "",
               "| claim | data set, model | part | predicted | effect [95% interval] "
@@ -66,6 +70,14 @@ def effect(row: Mapping) -> str:
         f"{row[end]:+.{DIGITS[row['unit']]}f}".replace("-", "−") for end in ("low", "high")
     )
     return f"{text} [{low}, {high}]"
+
+
+def first_order(row: Mapping) -> str:
+    """The share that first-order influence predicts, with its interval."""
+    if pd.isna(row[NAMES[0]]):
+        return "–"
+    share, low, high = (f"{row[name]:.0%}".replace("-", "−") for name in NAMES)
+    return f"{share} [{low}, {high}]"
 
 
 def over(row: Mapping) -> str:

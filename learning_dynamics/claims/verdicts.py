@@ -1,13 +1,14 @@
 """Claims × data sets × models: what the runs say of each."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from learning_dynamics.claims import mechanism
 from learning_dynamics.claims.dpo import DPO_CLAIMS
-from learning_dynamics.claims.evidence import Evidence, Missing
+from learning_dynamics.claims.evidence import Column, Missing
 from learning_dynamics.claims.inference import (
     CONTRADICTED,
     NOT_TESTABLE,
@@ -29,26 +30,9 @@ CLAIMS = sorted([*SFT_CLAIMS, *DPO_CLAIMS], key=_place)
 COLUMNS = ["claim", "words", "source", "origin", "dataset", "model", "verdict", "quantity",
            "predicted", "value", "low", "high", "corrected_low", "corrected_high", "unit",
            "smallest", "nats", "dose", "seeds", "seeds_with_sign", "interval", "p_support",
-           "p_contradict", "significant_at", "missing"]  # fmt: skip
+           "p_contradict", "significant_at", *mechanism.NAMES, "missing"]  # fmt: skip
 OVER = {(True, True): "over seeds and examples", (True, False): "over seeds only",
         (False, True): "over examples only", (False, False): "no interval"}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Column:
-    """One data set × model: what its claims are judged by.
-
-    Attributes:
-        origin: whose runs they are: the study's name, or ``published``. Columns of one origin are
-            corrected together.
-        dose: learning rate × updates of each role's run, in words.
-    """
-
-    origin: str
-    dataset: str
-    model: str
-    evidence: Evidence
-    dose: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -91,19 +75,21 @@ def tables(columns: Sequence[Column]) -> tuple[pd.DataFrame, pd.DataFrame]:
                     if np.isnan(one.value):
                         raise Missing(f"a value of {part.label!r}")
             except Missing as lacking:
-                found.append((head | {"verdict": NOT_TESTABLE, "missing": str(lacking)}, None))
+                head |= {"verdict": NOT_TESTABLE, "missing": str(lacking)}
+                found.append((head, None, {}))
             else:
-                found.append((head, weighed))
+                found.append((head, weighed, mechanism.shares(claim, column.followed)))
     rows, parts = [], []
     for origin in dict.fromkeys(column.origin for column in columns):
-        mine = [(head, weighed) for head, weighed in found if head["origin"] == origin]
-        tested = [w.p for _, w in mine if w is not None and not np.isnan(w.p).any()]
+        mine = [entry for entry in found if entry[0]["origin"] == origin]
+        tested = [w.p for _, w, _ in mine if w is not None and not np.isnan(w.p).any()]
         level = float(significance(np.array(tested))) if tested else np.nan
-        for head, weighed in mine:
+        for head, weighed, shares in mine:
             if weighed is not None:
                 verdict, decides = _verdict(weighed, level)
                 described = [
-                    _describe(weighed, number, level) for number in range(len(weighed.parts))
+                    _describe(weighed, number, level) | shares.get(part.label, {})
+                    for number, part in enumerate(weighed.parts)
                 ]
                 facts = {"verdict": verdict, "p_support": weighed.p[0],
                          "p_contradict": weighed.p[1], "significant_at": level}  # fmt: skip

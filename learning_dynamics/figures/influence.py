@@ -133,11 +133,11 @@ def _reach(figure: SubFigure, scores: pd.DataFrame, roles: list[str]) -> None:
     for panel in (over, rate, *longer):
         panel.axhline(1, color="#999999", lw=0.8)
         panel.minorticks_off()
-    over.text(0.02, 1, "each type's own mean", transform=over.get_yaxis_transform(), fontsize=5.5,
-              va="bottom", color="#666666")  # fmt: skip
     style.heading(figure, "b, c", "")
     figure.text(0.085, 0.985, "How far it carries: along the run and with the rate of one step "
                 "(b), with the number of updates (c)", fontsize=10, va="top")  # fmt: skip
+    figure.text(0.05, 0.895, "Line: each type's own mean (R² = 0). Axis: log of 1 − R².",
+                fontsize=6.3, va="top", color="#444444")  # fmt: skip
 
 
 def _ends(scores: pd.DataFrame) -> tuple[float, float]:

@@ -16,7 +16,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from learning_dynamics.along import COLUMNS
 from learning_dynamics.errors import InputError
 from learning_dynamics.finetune import Learner
 from learning_dynamics.influence.baselines import mean_states, token_overlap
@@ -34,6 +33,7 @@ from learning_dynamics.influence.predict import (
     log_probs,
     step_size,
 )
+from learning_dynamics.influence_table import COLUMNS
 from learning_dynamics.rows import Rows
 from learning_dynamics.scoring import Engine
 from learning_dynamics.trajectory import ProbeTrees
@@ -130,7 +130,7 @@ class Meter:
 
     def table(self) -> pd.DataFrame:
         """Everything measured: one row per window × L × factor × response
-        (:data:`learning_dynamics.along.SCHEMA`)."""
+        (:data:`learning_dynamics.influence_table.SCHEMA`)."""
         empty = pd.DataFrame(columns=COLUMNS)
         return pd.concat(self.tables, ignore_index=True) if self.tables else empty
 
