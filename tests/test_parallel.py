@@ -117,3 +117,18 @@ def test_half_precision_needs_a_gpu():
     """fp16 has no training path on a CPU."""
     with pytest.raises(InputError, match=r"precision = 'fp16'.*cuda"):
         accelerator_of({**COMPUTE, "precision": "fp16"})
+
+
+def test_influence_along_a_run_is_that_of_one_process(launch):
+    """Windows of a run in two processes, taken up again within one: what one process finds, but for
+    rounding."""
+    wanted = {"examples": 2, "every": 8, "updates": [4], "factors": [4]}
+    one = launch("along-one", "one", influence=wanted)
+    two = launch("along-two", "two", cuts=[7], checkpoint_every=5, influence=wanted)
+    found = [pd.read_parquet(folder / "influence.parquet") for folder in (one, two)]
+    assert len(found[0]) == len(found[1]) == 3 * 3 * 4
+    assert json.loads((two / "counters.json").read_text())["attempts"] == 2
+    for name in ("measured", "steps", "start", "through_chosen", "through_rejected", "hidden"):
+        values = [table[name].to_numpy() for table in found]
+        scale = np.nanmax(np.abs(values[0]))
+        np.testing.assert_allclose(values[1], values[0], rtol=0, atol=2e-3 * scale)

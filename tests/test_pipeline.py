@@ -106,7 +106,7 @@ def test_every_output_is_there_and_whole(finished):
     tested = claims[claims["verdict"] != "not testable"]
     assert len(tested) >= 20 and not tested[["value", "low", "high"]].isna().any().any()
     parts = pd.read_csv(finished / "tables/claims.csv")
-    assert set(parts["claim"]) == set(tested["claim"])
+    assert set(parts["claim"]) == set(tested["claim"]) and parts["first_order"].notna().any()
     card = pd.read_csv(finished / "tables/probe.csv")
     assert set(card["response_type"]) == set(RESPONSE_TYPES)
     heat = pd.read_csv(finished / "tables/heatmap.csv")
