@@ -97,7 +97,7 @@ def _number(row: pd.Series, name: str) -> str:
 
 def _reach(figure: SubFigure, scores: pd.DataFrame, roles: list[str]) -> None:
     over, rate, *longer = figure.subplots(1, 2 + len(roles), sharey=True)
-    figure.subplots_adjust(left=0.075, right=0.985, top=0.7, bottom=0.2, wspace=0.1)
+    figure.subplots_adjust(left=0.09, right=0.985, top=0.7, bottom=0.2, wspace=0.1)
     for role in roles:
         colour, name = ROLES[role]
         one = _cell(scores, role=role, updates=1, predictor="steps")
