@@ -72,7 +72,7 @@ def test_defaults_are_filled():
         "accumulate": 1, "optimizer": "rmsprop", "warmup": 150, "clip": 10.0, "lora": None,
         "checkpointing": False, "length_buckets": 1, "direction": "loss", "proxies": None,
         "tokens": {"examples": 50}, "probe_every": 25, "influence": {
-            "examples": 3, "every": 120, "updates": [4, 16], "factors": [0.0625, 0.25, 4, 16]
+            "examples": 3, "every": 110, "updates": [5, 25], "factors": [0.0625, 0.25, 4, 16]
         }, "checkpoint_every": 250, "rows": "pairs",
         "labels": "given", "negative": "all", "beta": 0.1,
     }  # fmt: skip
