@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from learning_dynamics.influence.directions import trainable
-from learning_dynamics.influence.predict import Probes, _line, _step_size, response_gradient
+from learning_dynamics.influence.predict import Probes, _step_size, line, response_gradient
 from learning_dynamics.one_update import a_norm_sq, token_log_probs
 from learning_dynamics.scoring import Engine, Tree, residual_norms
 
@@ -93,7 +93,7 @@ def small_steps(
         found = response_gradient(engine, update, list(weights.values()))
         direction = dict(zip(weights, found, strict=True))
         rows = []
-        with torch.no_grad(), _line(engine, direction) as move:
+        with torch.no_grad(), line(engine, direction) as move:
             step = _step_size(engine, direction, probes, move)
             for tree in trees:
                 move(step)
