@@ -57,8 +57,10 @@ class Outcome:
 
     def expected(self, fault: "Fault") -> bool:
         """Whether the fault has struck as it should, and cost no more than one interval a time."""
-        every = OVERLAYS[fault.overlay]["runs"][fault.run]["checkpoint_every"]
-        cheap = all(0 <= updates <= every for updates in self.repeated)
+        run = OVERLAYS[fault.overlay]["runs"][fault.run]
+        # The log names the updates at which the run is probed; one saved later is ahead of it.
+        cheap = all(-run["probe_every"] < updates <= run["checkpoint_every"]
+                    for updates in self.repeated)  # fmt: skip
         return (
             cheap and len(self.repeated) == self.attempts - 1 and (self.attempts > 1) == fault.again
         )
@@ -228,7 +230,7 @@ class Faults:
                 study = self.study(fault, name)
                 out = suffer(fault, study)
                 good = study.equals(self.undisturbed[fault.overlay]) and out.expected(fault)
-                repeated = ", ".join(map(str, out.repeated)) or "none"
+                repeated = ", ".join(str(max(0, updates)) for updates in out.repeated) or "none"
                 cells = [fault.does, out.jobs, out.attempts, f"{repeated} of {out.updates}",
                          "the same numbers" if good else "**not as it should**"]  # fmt: skip
         except AssertionError as error:
