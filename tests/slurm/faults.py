@@ -23,20 +23,23 @@ from tests.reliability import page
 from tests.slurm.cluster import Cluster, cluster, missing
 from tests.slurm.study import Study
 
-LEAKY = Path(__file__).with_name("leaky.py")
+LOSSES = Path(__file__).with_name("losses.py")
 EVERY = 25  # updates between resume checkpoints
 STRIKE = 40  # the update after which a fault strikes
 RUN = {"epochs": 20, "probe_every": 1, "checkpoint_every": EVERY}  # 120 updates, each one logged
-# Where a fault needs minutes of training: six times the rows in an update.
-LONG = {"epochs": 1200, "batch_size": 24, "probe_every": 5, "checkpoint_every": 100}
-# ... and no other is to strike: by default these jobs have ten minutes, on a busy machine too few.
-AN_HOUR = ("--set-resources", "finetune_dpo_by_token:runtime=60")
+OWN = {"init": "sft", "lr": 1.0e-4, **RUN}
 OVERLAYS = {
     "dpo": {"seeds": [0], "runs": {"dpo": RUN}},
-    "long": {"seeds": [0], "runs": {"dpo": LONG}},
-    "leaky": {"seeds": [0], "runs": {"leaky": {
-        "algorithm": f"{LEAKY}:leaky_dpo", "init": "sft", "lr": 1.0e-4, **RUN}}},
+    # Where a fault needs minutes of training: 600 updates.
+    "slow": {"seeds": [0], "runs": {"slow": {
+        **OWN, "algorithm": f"{LOSSES}:slow_dpo", "epochs": 100, "probe_every": 5}}},
+    "leaky": {"seeds": [0], "runs": {"leaky": {**OWN, "algorithm": f"{LOSSES}:leaky_dpo"}}},
 }  # fmt: skip
+RULES = {
+    "dpo": "finetune_dpo_by_token",
+    "slow": "finetune_slow_dpo",
+    "leaky": "finetune_leaky_dpo",
+}
 
 
 @dataclass
@@ -68,8 +71,7 @@ class Outcome:
 
 def training_rule(study: Study) -> list[str]:
     """Snakemake's words for the watched run alone: the rest is there, made by other settings."""
-    rule = "finetune_leaky_dpo" if study.run.parent.name == "leaky" else "finetune_dpo_by_token"
-    return [study.target, "--allowed-rules", rule]
+    return [study.target, "--allowed-rules", RULES[study.run.parent.name]]
 
 
 def requeue(study: Study, process: subprocess.Popen) -> None:
@@ -98,7 +100,7 @@ def kill_snakemake(study: Study, process: subprocess.Popen) -> subprocess.Popen:
     """`kill -9` of Snakemake; the same command again at once, while the job still runs."""
     process.kill()
     process.wait()
-    again = study.start(*training_rule(study), *AN_HOUR)
+    again = study.start(*training_rule(study))
     study.wait("second job", lambda: len(study.cluster.jobs(study.folder)) == 2, again, 300)
     assert study.trainings(), "the training ended before the restart: its run is too short"
     return again
@@ -134,7 +136,7 @@ FAULTS = {
     "node-down": Fault(node_down.__doc__, strike=node_down),
     "kill-training": Fault(kill_training.__doc__, strike=kill_training),
     "kill-snakemake": Fault(
-        kill_snakemake.__doc__, overlay="long", strike=kill_snakemake, words=AN_HOUR, again=False
+        kill_snakemake.__doc__, overlay="slow", strike=kill_snakemake, again=False
     ),
     "memory": Fault(
         "The job exceeds its memory (a loss that leaks 4 MiB per update): SLURM kills it at "
@@ -144,13 +146,13 @@ FAULTS = {
     ),
     "time-limit": Fault(
         "A wall-time limit of three minutes, with SIGTERM one minute before.",
-        overlay="long",
+        overlay="slow",
         words=(
             "--set-resources",
-            "finetune_dpo_by_token:runtime=3",
-            "finetune_dpo_by_token:slurm_extra=--signal=TERM@60",
+            "finetune_slow_dpo:runtime=3",
+            "finetune_slow_dpo:slurm_extra=--signal=TERM@60",
             "--retries",
-            "20",
+            "8",
         ),
     ),
 }
@@ -224,7 +226,7 @@ class Faults:
                 fault = FAULTS[name]
                 if fault.overlay not in self.undisturbed:
                     whole = self.study(fault, f"whole-{fault.overlay}")
-                    whole.finish(whole.start(*training_rule(whole), *AN_HOUR))
+                    whole.finish(whole.start(*training_rule(whole)))
                     self.undisturbed[fault.overlay] = whole
                     started = time.monotonic()
                 study = self.study(fault, name)
