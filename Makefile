@@ -11,7 +11,7 @@
 # make plan [TARGET=figures/squeeze.pdf]               what it will cost, what is done already
 # make preflight                                        is this place fit for the study?
 # make reliability                                      kills 50 times, and writes docs/reliability.md
-# make slurm-faults [FAULTS="scancel memory"]           strikes jobs of a real SLURM; all: writes it, too
+# make slurm-faults [FAULTS="scancel memory"]           strikes jobs of a real SLURM; writes it, too
 # make fuzz                                             2,000 cases of hostile input; writes it, too
 # make test | lint | clean
 SHELL := /bin/bash
@@ -95,7 +95,7 @@ reliability: $(BIN)/.installed
 	$(BIN)/python -m tests.reliability.kills --kills 50 --write docs/reliability.md
 
 slurm-faults: $(BIN)/.installed
-	@$(BIN)/python -m tests.slurm.faults "$$FAULTS" $(if $(FAULTS),,--write docs/reliability.md)
+	@$(BIN)/python -m tests.slurm.faults "$$FAULTS" --write docs/reliability.md
 
 fuzz: $(BIN)/.installed
 	@$(BIN)/python -m tests.reliability.fuzz --cases 2000 --write docs/reliability.md

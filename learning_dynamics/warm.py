@@ -34,7 +34,8 @@ SOCKET = "LEARNING_DYNAMICS_WARM"  # environment variable: where the process lis
 CLIENT = Path(__file__).resolve().parent.parent / "warm"
 # What jobs import, besides this package. A library that is missing is left to the job to miss.
 LIBRARIES = ["numpy", "pandas", "pyarrow.parquet", "yaml", "torch", "transformers", "accelerate",
-             "safetensors.torch", "tokenizers", "seaborn", "matplotlib.pyplot"]  # fmt: skip
+             "safetensors.torch", "tokenizers", "seaborn", "matplotlib.pyplot",
+             "matplotlib.backends.backend_pdf"]  # fmt: skip
 MODELS = ["GPTNeoXForCausalLM", "LlamaForCausalLM", "AutoModelForCausalLM", "AutoTokenizer",
           "PreTrainedTokenizerFast"]  # fmt: skip
 LARGEST = 1 << 20  # bytes of one request

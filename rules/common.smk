@@ -23,13 +23,6 @@ from learning_dynamics.probe import SAMPLED_TYPES
 from learning_dynamics.provenance import digest_of
 from learning_dynamics.study import Study
 
-# As long as jobs wait, Snakemake 9.27 looks for work every second, once more for every job that has
-# ended (snakemake issue 3804): with 250 jobs, half of all CPU time. Without a limit to the rate of
-# jobs it does not; its default one is of no use here.
-rate = getattr(workflow.scheduling_settings, "max_jobs_per_timespan", None)
-if rate and (rate.max_jobs, rate.timespan) == (100, 1):
-    workflow.scheduling_settings.max_jobs_per_timespan = None
-
 tell(config, workflow.global_resources.get("cards").value)
 try:
     STUDY = Study(config, [ROOT / "config.yaml", *workflow.overwrite_configfiles])
@@ -325,3 +318,12 @@ def rephrasing_model(wildcards):
     """The model that writes a data set's rephrases."""
     name = STUDY.datasets[wildcards.dataset]["rephrase"]["model"]
     return f"{home(name, STUDY.seeds[0])}/model"
+
+
+# As long as jobs wait, Snakemake 9.27 looks for work every second, once more for every job that has
+# ended (snakemake issue 3804), because of its limit to the rate of jobs: with 250 jobs, a third of
+# all CPU time. The default limit is of no use here.
+onstart:
+    limiter = workflow.scheduler.job_rate_limiter
+    if limiter and (limiter.max_jobs, limiter.timespan) == (100, 1):
+        workflow.scheduler.job_rate_limiter = None

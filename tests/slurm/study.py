@@ -125,7 +125,8 @@ class Study:
         return self.attempts[-1].reached if self.attempts else 0
 
     def repeated(self) -> list[int]:
-        """Logged updates that each further attempt did again."""
+        """Logged updates that each further attempt did again; negative where it went on from an
+        update after the last logged one."""
         return [last.reached - now.resumed
                 for last, now in zip(self.attempts, self.attempts[1:], strict=False)]  # fmt: skip
 
