@@ -25,12 +25,12 @@ def draw(study: dict, table: pd.DataFrame, parts: pd.DataFrame) -> Figure:
     style.apply()
     rows = list(parts.groupby(["algorithm", "from"], sort=False).groups)
     quantities = _order(parts)
-    height = 1.0 + len(rows) * (0.55 + 0.17 * len(quantities))
+    height = 1.25 + len(rows) * (0.55 + 0.17 * len(quantities))
     figure = plt.figure(figsize=(8.2, height))
     grid = figure.subplots(
         len(rows), 1 + len(CURVES), squeeze=False, width_ratios=[2.2, 1, 1]
     )  # fmt: skip
-    figure.subplots_adjust(left=0.155, right=0.985, top=1 - 0.85 / height, bottom=0.45 / height,
+    figure.subplots_adjust(left=0.155, right=0.985, top=1 - 1.0 / height, bottom=0.55 / height,
                            hspace=0.28, wspace=0.28)  # fmt: skip
     for panels, (algorithm, start) in zip(grid, rows, strict=True):
         here = parts[(parts["algorithm"] == algorithm) & (parts["from"] == start)]
@@ -48,11 +48,11 @@ def draw(study: dict, table: pd.DataFrame, parts: pd.DataFrame) -> Figure:
     figure.text(0.012, 1 - 0.08 / height, "Branches of one model: what does which part move?",
                 fontsize=10, va="top")  # fmt: skip
     figure.text(0.012, 1 - 0.28 / height, "Bars add up to the whole loss's change (black, 95% "
-                "t-interval over seeds). Grey: coin-flip labels (ring), a random step of equal "
+                "t-interval over seeds).\nGrey: coin-flip labels (ring), a random step of equal "
                 "length (cross).", fontsize=6.5, va="top", color="#444444")  # fmt: skip
     at = 0.012
     for cause, colour in COLOURS.items():
-        figure.text(at, 1 - 0.43 / height, f"■ {cause}", color=colour if cause != "y⁻ elsewhere"
+        figure.text(at, 1 - 0.56 / height, f"■ {cause}", color=colour if cause != "y⁻ elsewhere"
                     else "#C9A227", fontsize=7.5, fontweight="bold", va="top")  # fmt: skip
         at += 0.045 + 0.0105 * len(cause)
     _legend(grid[0, -1], figure, height)
