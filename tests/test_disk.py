@@ -177,11 +177,14 @@ def test_a_signal_leaves_nothing_half_written(tmp_path, monkeypatch, number, cod
             temporary.write_text("half")
             signal.raise_signal(number)
 
-    before = signal.getsignal(signal.SIGTERM)
+    before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
+    # What a shell starts in the background ignores SIGINT.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(SystemExit) as caught:
             run_script(main)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)
     assert caught.value.code == code
     assert [path.name for path in tmp_path.iterdir()] == ["log"]

@@ -23,7 +23,8 @@ MODES = {"one": (1, "none"), "two": (2, "none"), "sharded": (2, "fsdp")}
 def runs(tiny, toy_pairs, tmp_path_factory):
     """Folders of tables and model by mode and name of what tests/parallel_worker.py trained: a run
     of KTO (its reference point is a statistic of the batch), the same broken off, and LoRA. One
-    start per mode."""
+    start per mode. Where weights are whole, also a run of which influence is measured, in two
+    processes broken off within a window."""
     folder = tmp_path_factory.mktemp("parallel")
     models.save(*tiny, folder / "init")
     toy_pairs.to_parquet(folder / "pairs.parquet")
@@ -35,12 +36,16 @@ def runs(tiny, toy_pairs, tmp_path_factory):
                     lora={"rank": 2, "alpha": 4, "targets": "all-linear"})  # fmt: skip
     # A cut counts from where the run goes on: up to two updates past the last checkpoint are lost.
     cuts = np.random.default_rng(0).integers(3, 5, 10).tolist()
+    along = run_spec(epochs=8, optimizer="adamw", influence={"examples": 2, "every": 8,
+                     "updates": [4], "factors": [4]})  # fmt: skip
     asked = {"whole": (kto, []), "broken": (kto, cuts), "lora": (lora, [])}
+    followed = {"one": (along, []), "two": ({**along, "checkpoint_every": 5}, [7])}
     for mode, (processes, sharding) in MODES.items():
+        wanted = {**asked, "along": followed[mode]} if mode in followed else asked
         job = {
             "compute": {**COMPUTE, "processes": processes, "sharding": sharding},
             "runs": [{"out": f"{mode}-{name}", "spec": spec, "cuts": cuts}
-                     for name, (spec, cuts) in asked.items()],
+                     for name, (spec, cuts) in wanted.items()],
         }  # fmt: skip
         words = [str(ROOT / "tests/parallel_worker.py"), str(folder), json.dumps(job)]
         if processes > 1:
@@ -50,7 +55,8 @@ def runs(tiny, toy_pairs, tmp_path_factory):
         done = subprocess.run([sys.executable, *words], env=environment, capture_output=True,
                               text=True)  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]
-    return {mode: {name: folder / f"{mode}-{name}" for name in asked} for mode in MODES}
+    names = [*asked, "along"]
+    return {mode: {name: folder / f"{mode}-{name}" for name in names} for mode in MODES}
 
 
 def tables(folder):
@@ -119,12 +125,10 @@ def test_half_precision_needs_a_gpu():
         accelerator_of({**COMPUTE, "precision": "fp16"})
 
 
-def test_influence_along_a_run_is_that_of_one_process(launch):
+def test_influence_along_a_run_is_that_of_one_process(runs):
     """Windows of a run in two processes, taken up again within one: what one process finds, but for
     rounding."""
-    wanted = {"examples": 2, "every": 8, "updates": [4], "factors": [4]}
-    one = launch("along-one", "one", influence=wanted)
-    two = launch("along-two", "two", cuts=[7], checkpoint_every=5, influence=wanted)
+    one, two = (runs[mode]["along"] for mode in ("one", "two"))
     found = [pd.read_parquet(folder / "influence.parquet") for folder in (one, two)]
     assert len(found[0]) == len(found[1]) == 3 * 3 * 4
     assert json.loads((two / "counters.json").read_text())["attempts"] == 2

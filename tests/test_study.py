@@ -508,7 +508,7 @@ WRONG = {
     "figures: {kernel: {examples: 1}}": "figures.kernel.examples: 1: expected at least 2",
     "runs: {sft: {influence: {updates: [1]}}}": "runs.sft.influence.updates.0: 1: expected at leas",
     "runs: {sft: {influence: {every: 9}}}": (
-        "runs.sft.influence: windows of 16 updates every 9: expected windows that do not overlap"
+        "runs.sft.influence: windows of 25 updates every 9: expected windows that do not overlap"
     ),
     "runs: {dpo: {direction: random}}": "runs.dpo.direction: 'random': no step of the loss",
     "figures: {mass: {one_step: {batches: 1}}}": "figures.mass.one_step.batches: 1: expected at le",
