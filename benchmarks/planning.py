@@ -46,6 +46,7 @@ def overlay(seeds: int) -> dict:
         "datasets": {"second": second},
         "models": models,
         "runs": runs,
+        "figures": {"algorithms": {"seeds": 4}},
     }  # fmt: skip
 
 
